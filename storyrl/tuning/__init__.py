@@ -1,0 +1,1 @@
+"""How the policy learns: supervised warm start, then KL-penalised policy gradient."""
