@@ -1,0 +1,56 @@
+"""What a scorer is, and the calling convention it shares with TRL."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from prompts.template import parse_turns
+from storyrl.errors import InputError
+from storyrl.story import Story, prose
+
+
+@dataclass(frozen=True)
+class StoryText:
+    """What scorers look at: the finished text (without the prompt) and what it was asked to be."""
+
+    text: str
+    goal: str = ""
+    premise: str = ""
+
+    @classmethod
+    def of(cls, story: Story) -> "StoryText":
+        """A story as the scorers see it."""
+        return cls(story.text, story.prompt.goal, story.prompt.premise)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Gives each story one number, in a unit that its docstring states; subclasses get the TRL call for free."""
+
+    name: str
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """One score a story; a story's score does not depend on the others in the batch."""
+        ...
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]) -> list[float]:
+        """The scorer as a TRL reward function.
+
+        Args:
+            prompts: B prompts; not looked at.
+            completions: B texts, in the turn format or as prose, or B conversations (lists of messages).
+            columns: the data set's other columns; `goal` and `premise` are used.
+        """
+        blank = [""] * len(completions)
+        goals, premises = columns.get("goal", blank), columns.get("premise", blank)
+        texts = [completion_text(completion) for completion in completions]
+        return self.score([StoryText(*row) for row in zip(texts, goals, premises, strict=True)])
+
+
+def completion_text(completion: Any) -> str:
+    """A TRL completion as prose."""
+    if isinstance(completion, list):
+        completion = "\n".join(str(message["content"]) for message in completion)
+    if not isinstance(completion, str):
+        raise InputError(f"completion: expected text or a list of messages, got {type(completion).__name__}")
+    return prose(parse_turns(completion))

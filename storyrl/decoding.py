@@ -1,0 +1,220 @@
+"""Batched sampling from a causal language model: each context is read once, however many samples are drawn from it.
+
+One loop for everything: rollouts of tuning (temperature 1, nothing cut off, log-probabilities kept), candidate turns of
+the studio and of batch generation. Contexts are padded on the left, so that all rows write the same cache column; the
+cache is allocated once; rows that are done leave the batch. Tokens are drawn by inverse CDF from uniform numbers that
+the caller supplies, so a row's result depends on its own numbers only, not on who else is in the batch.
+What it leaves out: beam search, speculative decoding, and caches that live on between calls.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    max_tokens: int = 80
+    """Most tokens a row may get."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Only the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability (Holtzman et al. 2019); 1: all."""
+    repetition_penalty: float = 1.0
+    """Divides (or, if negative, multiplies) the logits of tokens already in the row (Keskar et al. 2019); 1: off."""
+
+
+ROLLOUT = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One row of tokens.
+
+    Attributes:
+        ids: tokens, the stopping one included.
+        logprobs: log pi(token) in nats under the model at temperature 1 with nothing cut off, one a token.
+        stopped: False when `max_tokens` ended the row.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+class _RowCache(DynamicLayer):
+    """Keys and values of one layer in a tensor allocated once; `room` columns are kept for tokens to come."""
+
+    is_compileable = False
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.length = room, 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        new = key_states.shape[2]
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            shape = list(key_states.shape)
+            shape[2] = new + self.room
+            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty([*shape[:3], value_states.shape[3]])
+        self.keys[:, :, self.length : self.length + new] = key_states
+        self.values[:, :, self.length : self.length + new] = value_states
+        self.length += new
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def take(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken several times."""
+        self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+
+
+@torch.inference_mode()
+def sample(
+    model: Any,
+    contexts: Sequence[Sequence[int]],
+    samples: int,
+    uniforms: torch.Tensor,
+    sampling: Sampling,
+    is_stop: Callable[[int], bool],
+    drop_finished: bool = True,
+) -> list[list[Sampled]]:
+    """Draw `samples` continuations of each context.
+
+    Args:
+        contexts: B lists of token ids.
+        uniforms: [B * samples, max_tokens] numbers in [0, 1); row b * samples + n makes sample n of context b.
+        is_stop: whether a token ends the row; it is kept as the row's last token.
+        drop_finished: let finished rows leave the batch (the result is the same, it is only faster).
+
+    Returns:
+        B lists of `samples` rows.
+    """
+    device = model.device
+    rows = len(contexts) * samples
+    stops = torch.tensor([is_stop(token) for token in range(model.get_input_embeddings().num_embeddings)], device=device)
+    uniforms = uniforms.to(device)
+    is_token, cache, logits = _read(model, contexts, sampling.max_tokens)
+    spread = torch.arange(len(contexts), device=device).repeat_interleave(samples)
+    _take(cache, spread)
+    is_token, logits = is_token[spread], logits[spread]
+    seen = _Seen(contexts, samples, logits) if sampling.repetition_penalty != 1.0 else None
+
+    ids = torch.zeros(rows, sampling.max_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(rows, sampling.max_tokens, device=device)
+    lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    stopped = torch.zeros(rows, dtype=torch.bool, device=device)
+    live = torch.arange(rows, device=device)  # live[i]: the row that stands at place i of the batch
+    for step in range(sampling.max_tokens):
+        adjusted = seen.penalise(logits, live, sampling.repetition_penalty) if seen else logits
+        token = choose(adjusted, uniforms[live, step], sampling)
+        logprob = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+        going = ~stopped[live]
+        at = live[going]
+        ids[at, step], logprobs[at, step], lengths[at] = token[going], logprob[going], step + 1
+        stopped[at] = stops[token[going]]
+        if seen:
+            seen.add(live, token)
+        going = ~stopped[live]
+        alive = int(going.sum())
+        if alive == 0 or step + 1 == sampling.max_tokens:
+            break
+        if drop_finished and alive <= 0.75 * len(live):
+            keep = going.nonzero().squeeze(1)
+            _take(cache, keep)
+            live, is_token, token = live[keep], is_token[keep], token[keep]
+        is_token = torch.cat([is_token, is_token.new_ones(len(live), 1)], dim=1)
+        logits = _forward(model, token[:, None], is_token, cache)
+    return [
+        [
+            Sampled(ids[r, : lengths[r]].tolist(), logprobs[r, : lengths[r]].tolist(), bool(stopped[r]))
+            for r in range(b * samples, (b + 1) * samples)
+        ]
+        for b in range(len(contexts))
+    ]
+
+
+def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Draw one token a row by inverse CDF, [B, V] float32 and [B] to [B].
+
+    Top-k comes before top-p, and top-p sorts only what top-k left (at most 1,000 tokens): sorting the whole vocabulary
+    costs more than the rest of the step.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=1)
+    kept = sampling.top_k or (1000 if sampling.top_p < 1 else 0)
+    logits = logits / sampling.temperature
+    if not kept or kept >= logits.shape[1]:
+        kept = 0 if sampling.top_p == 1 else logits.shape[1]
+    if kept:
+        # Probabilities over the whole vocabulary first: top-p speaks of those.
+        total = logits.logsumexp(dim=1, keepdim=True) if sampling.top_k == 0 else None
+        logits, tokens = logits.topk(kept, dim=1)
+        probs = (logits - total).exp() if total is not None else logits.softmax(dim=1)
+        before = probs.cumsum(dim=1) - probs
+        probs = probs.masked_fill(before >= sampling.top_p, 0.0)
+    else:
+        tokens, probs = None, logits.softmax(dim=1)
+    sums = probs.cumsum(dim=1)
+    place = torch.searchsorted(sums, (uniforms[:, None] * sums[:, -1:]), right=True).clamp_(max=sums.shape[1] - 1)
+    return (place if tokens is None else tokens.gather(1, place)).squeeze(1)
+
+
+class _Seen:
+    """Which tokens each row has had, context included, for the repetition penalty."""
+
+    def __init__(self, contexts: Sequence[Sequence[int]], samples: int, logits: torch.Tensor):
+        self.has = torch.zeros_like(logits, dtype=torch.bool)
+        for row, context in enumerate(contexts):
+            self.has[row * samples : (row + 1) * samples, torch.tensor(list(context), device=logits.device)] = True
+
+    def add(self, live: torch.Tensor, token: torch.Tensor) -> None:
+        self.has[live, token] = True
+
+    def penalise(self, logits: torch.Tensor, live: torch.Tensor, penalty: float) -> torch.Tensor:
+        lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
+        return torch.where(self.has[live], lowered, logits)
+
+
+def _read(model: Any, contexts: Sequence[Sequence[int]], room: int) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+    """Prefill: the mask [B, T], the filled cache and the logits [B, V] after the last token of each context."""
+    width = max(map(len, contexts))
+    ids = torch.zeros(len(contexts), width, dtype=torch.long, device=model.device)
+    is_token = torch.zeros(len(contexts), width, dtype=torch.bool, device=model.device)
+    for row, context in enumerate(contexts):
+        ids[row, width - len(context) :] = torch.tensor(list(context), device=model.device)
+        is_token[row, width - len(context) :] = True
+    layers = model.config.get_text_config().num_hidden_layers
+    cache = Cache(layers=[_RowCache(room) for _ in range(layers)])
+    return is_token, cache, _forward(model, ids, is_token, cache)
+
+
+def _forward(model: Any, ids: torch.Tensor, is_token: torch.Tensor, cache: Cache) -> torch.Tensor:
+    """Logits [B, V] in float32 after the last of the new tokens `ids` [B, S]; `is_token` [B, T] covers the cache too."""
+    positions = (is_token.long().cumsum(dim=1) - 1).clamp_(min=0)[:, -ids.shape[1] :]
+    output = model(
+        input_ids=ids,
+        attention_mask=is_token.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1].float()
+
+
+def _take(cache: Cache, rows: torch.Tensor) -> None:
+    for layer in cache.layers:
+        layer.take(rows)
