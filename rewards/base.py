@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prompts.template import parse_turns
 from storyrl.errors import InputError
+from storyrl.files import read_jsonl
 from storyrl.story import Story, prose
 
 
@@ -54,3 +56,25 @@ def completion_text(completion: Any) -> str:
     if not isinstance(completion, str):
         raise InputError(f"completion: expected text or a list of messages, got {type(completion).__name__}")
     return prose(parse_turns(completion))
+
+
+def read_story_texts(path: Path) -> tuple[list[dict[str, Any]], list[StoryText]]:
+    """Rows `{id?, premise?, goal?, text}` of a JSON Lines file, or stories of `storyrl generate`, and their texts.
+
+    Raises:
+        InputError: a field is missing or no text, or the file holds no stories.
+    """
+    rows, texts = [], []
+    for number, row in read_jsonl(path):
+        prompt = row.get("prompt") if isinstance(row.get("prompt"), dict) else {}
+        values = {name: row.get(name, prompt.get(name, "")) for name in ("text", "goal", "premise")}
+        for name, value in values.items():
+            if not isinstance(value, str):
+                raise InputError(f"{path}:{number}: field '{name}': expected a text, got {value!r:.40}")
+        if not values["text"].strip():
+            raise InputError(f"{path}:{number}: field 'text': required, but missing or empty")
+        rows.append(row)
+        texts.append(StoryText(**values))
+    if not rows:
+        raise InputError(f"{path}: holds no stories")
+    return rows, texts

@@ -89,7 +89,9 @@ def _standard_file() -> Path:
     return Path(str(resources.files("rewards").joinpath("weights", "standard.json")))
 
 
-def build(weights: Mapping[str, float] | None = None, device: str = "auto", preference: Path | None = None) -> Composite:
+def build(
+    weights: Mapping[str, float] | None = None, device: str = "auto", preference: Path | None = None
+) -> Composite:
     """The composite with the shipped scorers.
 
     Args:
@@ -113,7 +115,10 @@ def build(weights: Mapping[str, float] | None = None, device: str = "auto", pref
         raise InputError("reward: every term has weight 0; give at least one another weight")
     standard = json.loads(_standard_file().read_text(encoding="utf-8"))
     return Composite(
-        [Term(makers[name](), weight, standard[name]["mean"], standard[name]["deviation"]) for name, weight in chosen.items()]
+        [
+            Term(makers[name](), weight, standard[name]["mean"], standard[name]["deviation"])
+            for name, weight in chosen.items()
+        ]
     )
 
 

@@ -42,7 +42,9 @@ class Preference(Scorer):
         try:
             self.weight = load_file(path)["weight"]
         except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(f"{path}: no preference weights ({error}); fit some with `storyrl fit preference`") from error
+            raise InputError(
+                f"{path}: no preference weights ({error}); fit some with `storyrl fit preference`"
+            ) from error
         self.encoder = encoder or shared_encoder()
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
@@ -58,7 +60,9 @@ def features(stories: Sequence[StoryText], encoder: SentenceEncoder) -> torch.Te
     """
     premises = encoder.encode([story.premise for story in stories])
     rows = []
-    for story, premise, vectors in zip(stories, premises, encoder.encode_stories([s.text for s in stories]), strict=True):
+    for story, premise, vectors in zip(
+        stories, premises, encoder.encode_stories([s.text for s in stories]), strict=True
+    ):
         if len(vectors) == 0:
             rows.append(torch.zeros(encoder.dimension + _PLAIN_FEATURES))
             continue
@@ -126,7 +130,9 @@ def read_pairs(path: Path) -> list[Mapping[str, Any]]:
     return pairs
 
 
-def pair_features(pairs: Sequence[Mapping[str, Any]], encoder: SentenceEncoder) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pair_features(
+    pairs: Sequence[Mapping[str, Any]], encoder: SentenceEncoder
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features of the chosen sides, of the rejected sides, [N, F] each, and margins [N]."""
     sides = [
         features([StoryText(p[side], p.get("goal", ""), p.get("premise", "")) for p in pairs], encoder)

@@ -7,7 +7,7 @@ the caller supplies, so a row's result depends on its own numbers only, not on w
 What it leaves out: beam search, speculative decoding, and caches that live on between calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,10 @@ class _RowCache(DynamicLayer):
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             shape = list(key_states.shape)
             shape[2] = new + self.room
-            self.keys, self.values = key_states.new_empty(shape), value_states.new_empty([*shape[:3], value_states.shape[3]])
+            self.keys, self.values = (
+                key_states.new_empty(shape),
+                value_states.new_empty([*shape[:3], value_states.shape[3]]),
+            )
         self.keys[:, :, self.length : self.length + new] = key_states
         self.values[:, :, self.length : self.length + new] = value_states
         self.length += new
@@ -88,7 +91,8 @@ def sample(
     samples: int,
     uniforms: torch.Tensor,
     sampling: Sampling,
-    is_stop: Callable[[int], bool],
+    stop_ids: Collection[int],
+    never_first: Collection[int] = (),
     drop_finished: bool = True,
 ) -> list[list[Sampled]]:
     """Draw `samples` continuations of each context.
@@ -96,7 +100,8 @@ def sample(
     Args:
         contexts: B lists of token ids.
         uniforms: [B * samples, max_tokens] numbers in [0, 1); row b * samples + n makes sample n of context b.
-        is_stop: whether a token ends the row; it is kept as the row's last token.
+        stop_ids: a token of these ends the row; it is kept as the row's last token.
+        never_first: tokens that must not come first.
         drop_finished: let finished rows leave the batch (the result is the same, it is only faster).
 
     Returns:
@@ -104,8 +109,7 @@ def sample(
     """
     device = model.device
     rows = len(contexts) * samples
-    stops = torch.tensor([is_stop(token) for token in range(model.get_input_embeddings().num_embeddings)], device=device)
-    uniforms = uniforms.to(device)
+    stops, uniforms = torch.tensor(sorted(stop_ids), device=device), uniforms.to(device)
     is_token, cache, logits = _read(model, contexts, sampling.max_tokens)
     spread = torch.arange(len(contexts), device=device).repeat_interleave(samples)
     _take(cache, spread)
@@ -119,12 +123,14 @@ def sample(
     live = torch.arange(rows, device=device)  # live[i]: the row that stands at place i of the batch
     for step in range(sampling.max_tokens):
         adjusted = seen.penalise(logits, live, sampling.repetition_penalty) if seen else logits
+        if step == 0 and never_first:
+            adjusted = adjusted.index_fill(1, torch.tensor(sorted(never_first), device=device), -torch.inf)
         token = choose(adjusted, uniforms[live, step], sampling)
         logprob = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
         going = ~stopped[live]
         at = live[going]
         ids[at, step], logprobs[at, step], lengths[at] = token[going], logprob[going], step + 1
-        stopped[at] = stops[token[going]]
+        stopped[at] = torch.isin(token[going], stops)
         if seen:
             seen.add(live, token)
         going = ~stopped[live]
@@ -149,26 +155,19 @@ def sample(
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Draw one token a row by inverse CDF, [B, V] float32 and [B] to [B].
 
-    Top-k comes before top-p, and top-p sorts only what top-k left (at most 1,000 tokens): sorting the whole vocabulary
-    costs more than the rest of the step.
+    Temperature first, then top-k, then top-p on the probabilities of what top-k left, as transformers does. Top-p alone
+    looks at the 1,000 likeliest tokens only: sorting the whole vocabulary costs more than the rest of the step.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=1)
-    kept = sampling.top_k or (1000 if sampling.top_p < 1 else 0)
-    logits = logits / sampling.temperature
-    if not kept or kept >= logits.shape[1]:
-        kept = 0 if sampling.top_p == 1 else logits.shape[1]
-    if kept:
-        # Probabilities over the whole vocabulary first: top-p speaks of those.
-        total = logits.logsumexp(dim=1, keepdim=True) if sampling.top_k == 0 else None
-        logits, tokens = logits.topk(kept, dim=1)
-        probs = (logits - total).exp() if total is not None else logits.softmax(dim=1)
-        before = probs.cumsum(dim=1) - probs
-        probs = probs.masked_fill(before >= sampling.top_p, 0.0)
-    else:
-        tokens, probs = None, logits.softmax(dim=1)
+    logits, tokens = logits / sampling.temperature, None
+    if sampling.top_k or sampling.top_p < 1:
+        logits, tokens = logits.topk(min(sampling.top_k or 1000, logits.shape[1]), dim=1)
+    probs = logits.softmax(dim=1)
+    if sampling.top_p < 1:
+        probs = probs.masked_fill(probs.cumsum(dim=1) - probs >= sampling.top_p, 0.0)
     sums = probs.cumsum(dim=1)
-    place = torch.searchsorted(sums, (uniforms[:, None] * sums[:, -1:]), right=True).clamp_(max=sums.shape[1] - 1)
+    place = torch.searchsorted(sums, uniforms[:, None] * sums[:, -1:], right=True).clamp_(max=sums.shape[1] - 1)
     return (place if tokens is None else tokens.gather(1, place)).squeeze(1)
 
 

