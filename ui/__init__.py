@@ -1,0 +1,1 @@
+"""The studio: a page in which people write with the model and rate its stories."""

@@ -1,0 +1,1 @@
+"""Schema changes of the store, run by Alembic from code (no alembic.ini)."""
