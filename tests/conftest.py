@@ -1,0 +1,82 @@
+"""Fixtures: a tiny causal language model made on the spot, the bundled policy, and a browser."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def word_tokenizer(eos: str = "<end>") -> Any:
+    """A byte-level tokenizer without merges: 256 bytes and the end token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=eos)
+
+
+def tiny_model(kind: str, vocabulary: int = 257, seed: int = 0) -> Any:
+    """A random causal LM with two layers: "llama", "gpt2" or "qwen2"."""
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 1024,
+    }
+    ends = {"eos_token_id": vocabulary - 1, "bos_token_id": None, "pad_token_id": vocabulary - 1}
+    configs = {
+        "llama": lambda: LlamaConfig(**shape, **ends),
+        "qwen2": lambda: Qwen2Config(**shape, **ends),
+        "gpt2": lambda: GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=1024, **ends),
+    }
+    return AutoModelForCausalLM.from_config(configs[kind]()).float().eval()
+
+
+@pytest.fixture(params=["llama", "gpt2", "qwen2"])
+def tiny(request: pytest.FixtureRequest) -> Any:
+    """Each of the tiny models in turn."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Any:
+    """Makes a folder with a tiny model and its tokenizer."""
+
+    def make(kind: str = "llama") -> Path:
+        folder = tmp_path / f"tiny-{kind}"
+        tiny_model(kind).save_pretrained(folder)
+        word_tokenizer().save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Any:
+    """The default policy, as users get it."""
+    from storyrl.policy import Policy
+
+    return Policy.load()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium on this machine."""
+    names = (os.environ.get("STORYRL_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    assert found, "no Chromium found; install it, or name one in STORYRL_CHROMIUM"
+    return found
