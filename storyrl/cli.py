@@ -178,7 +178,10 @@ def tune(
                 say(f"step {m['step']}: {note}  ({sum(m['seconds'].values()):.1f} s)")
     if run.heldout:
         _evaluate(run, "after")
-        for difference in run.report():
+        differences = run.report()
+        for number in range(min(3, len(run.heldout))):
+            print(run.side_by_side(number))
+        for difference in differences:
             print(difference.line())
         print(f"report: {out / 'report.html'}")
     print(f"policy: {out}")

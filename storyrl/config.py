@@ -30,7 +30,7 @@ class TuneConfig:
     """Most tokens of a story."""
     learning_rate: float = 3e-4
     """AdamW's learning rate, constant."""
-    beta: float = 0.05
+    beta: float = 0.1
     """Weight of the KL to the reference, in reward (deviations) a nat."""
     method: Literal["lora", "full"] = "lora"
     """Train a LoRA adapter, or all weights (then the reference is a frozen copy)."""

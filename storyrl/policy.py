@@ -98,7 +98,8 @@ class Policy:
         """Write `samples` stories for each prompt in one go, at temperature 1 with nothing cut off.
 
         All tokens after the prompt are action tokens. Returns them prompt by prompt; `episode.group` is the prompt's
-        number. A story that met the limit is marked truncated, and its text ends at its last whole sentence.
+        number. A story that met the limit is marked truncated, and its text ends at its last whole sentence (a turn without
+        one is left out of the text, unless it is the only one).
         """
         sampling = Sampling(max_tokens=max_tokens) if max_tokens != ROLLOUT.max_tokens else ROLLOUT
         contexts = [head_ids(prompt, self.tokenizer)[-(self.context_limit - max_tokens) :] for prompt in prompts]
@@ -114,8 +115,11 @@ class Policy:
     def _story(self, story_id: str, prompt: Prompt, row: Sampled) -> Story:
         turns = parse_turns(self.tokenizer.decode(row.ids, skip_special_tokens=True))
         if turns and not row.stopped:
-            words, _ = end_at_sentence(turns[-1].text)
-            turns[-1] = turns[-1].model_copy(update={"text": words})
+            words, whole = end_at_sentence(turns[-1].text)
+            if whole or len(turns) == 1:
+                turns[-1] = turns[-1].model_copy(update={"text": words})
+            else:
+                turns.pop()
         return Story(id=story_id, prompt=prompt, turns=tuple(turns))
 
     def count_tokens(self, turns: Sequence[Turn]) -> int:

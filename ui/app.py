@@ -1,16 +1,19 @@
-"""The studio as a gradio page: the tabs put together, and the server."""
+"""The studio as a gradio page: the tabs put together, how it looks, and the server."""
 
+import os
 from pathlib import Path
 
 import gradio as gr
 
 from storyrl.agent import Agent
+from storyrl.console import say
 from storyrl.errors import InputError
 from storyrl.store import Store
 from ui.rate import RateTab
 from ui.write import WriteTab
 
 _FONTS = ["system-ui", "sans-serif"]
+_HERE = Path(__file__).parent
 
 
 def build(agent: Agent, store: Store) -> gr.Blocks:
@@ -18,13 +21,45 @@ def build(agent: Agent, store: Store) -> gr.Blocks:
     with gr.Blocks(title="storyrl studio", analytics_enabled=False) as page:
         # The secret only keeps the value readable after a restart of the server; a story id is no secret.
         story_id = gr.BrowserState(None, storage_key="storyrl-story", secret="storyrl")
-        gr.Markdown("# storyrl studio")
+        gr.HTML('<h1 class="wordmark">storyrl <span>studio</span></h1>')
         with gr.Tab("Write"):
             write = WriteTab(agent, store, story_id)
         with gr.Tab("Rate"):
-            RateTab(agent, store)
+            RateTab(agent, store, write.session)
         write.connect_reload(page)
     return page
+
+
+def _theme() -> gr.themes.Base:
+    theme = gr.themes.Base(
+        primary_hue="teal", neutral_hue="stone", radius_size="md", font=_FONTS, font_mono=["monospace"]
+    )
+    return theme.set(
+        body_background_fill="#faf8f4",
+        body_background_fill_dark="#171614",
+        body_text_color_subdued="#6b645c",
+        body_text_color_subdued_dark="#a39d94",
+        block_background_fill="#fffdf9",
+        block_background_fill_dark="#201e1c",
+        block_title_text_color="#57514a",
+        block_title_text_color_dark="#c9c3ba",
+        block_title_text_size="*text_sm",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#171614",
+        input_border_width="1px",
+        input_placeholder_color="#78716c",
+        input_placeholder_color_dark="#8d867d",
+        button_primary_background_fill="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_dark="#0f766e",
+        button_primary_background_fill_hover_dark="#0d9488",
+        button_secondary_background_fill="#efebe3",
+        button_secondary_background_fill_hover="#e4dfd4",
+        button_secondary_background_fill_dark="#35322e",
+        button_secondary_background_fill_hover_dark="#45413c",
+        button_large_text_size="*text_md",
+        button_large_padding="9px 18px",
+    )
 
 
 def launch(agent: Agent, store: Store, host: str, port: int, open_browser: bool) -> None:
@@ -33,20 +68,28 @@ def launch(agent: Agent, store: Store, host: str, port: int, open_browser: bool)
     Raises:
         InputError: the port is taken or the host cannot be bound.
     """
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = f"{no_proxy},localhost,127.0.0.1,{host}"  # gradio asks its own address once as it starts
     page = build(agent, store)
     try:
-        page.queue().launch(
+        _, url, _ = page.queue().launch(
             server_name=host,
             server_port=port,
             inbrowser=open_browser,
-            theme=gr.themes.Base(font=_FONTS, font_mono=["monospace"]),
-            css=Path(__file__).with_name("studio.css").read_text("utf-8"),
+            theme=_theme(),
+            css=(_HERE / "studio.css").read_text("utf-8"),
+            head=f"<script>{(_HERE / 'studio.js').read_text('utf-8')}</script>",
             footer_links=[],
             share=False,
             show_error=True,
             ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
         )
     except OSError as error:
         raise InputError(
-            f"--host {host} --port {port}: cannot listen there ({error}); try --port {port + 1}"
+            f"--host {host} --port {port}: cannot listen there (the port is taken, or the host is not this machine); "
+            "try another --port"
         ) from error
+    say(f"the studio is at {url} (Ctrl+C ends it)")
+    page.block_thread()

@@ -11,17 +11,21 @@ import gradio as gr
 from prompts.readers import read_prompts
 from storyrl.agent import Agent
 from storyrl.store import Answer, Comparison, Store
-from storyrl.story import Prompt
+from storyrl.story import Prompt, Story
 from ui import session as steps
+from ui.session import Session
 from ui.write import MODEL_QUEUE, friendly
 
 _TURNS = 4
+_CANDIDATES = 3  # a turn; the best by reward is taken
 _BUTTONS = {
     Answer.A: "A is better",
     Answer.B: "B is better",
     Answer.TIE: "About the same",
     Answer.BOTH_BAD: "Both are bad",
 }
+_STARTER, _MINE = "a starter prompt", "the prompt of my open story"
+_HIDE = gr.update(visible=False)
 
 
 @dataclass(frozen=True)
@@ -34,74 +38,91 @@ class Pair:
 
 
 class RateTab:
-    """Components and handlers of the tab."""
+    """Components and handlers of the tab. `session` is the story that is open in the Write tab."""
 
-    def __init__(self, agent: Agent, store: Store):
-        self.agent, self.store = agent, store
+    def __init__(self, agent: Agent, store: Store, session: gr.State):
+        self.agent, self.store, self.session = agent, store, session
         self.prompts = read_prompts("starter:train")
         self.pair = gr.State(None)
-        gr.Markdown("Two stories for one prompt. Which would you rather read on? You are not told how they were made.")
-        self.new = gr.Button("New pair", variant="primary", elem_id="new-pair")
-        self.status = gr.Markdown(self._count(), elem_id="rate-status")
+        gr.HTML(
+            '<p class="lead">Two stories for one prompt. Which would you rather read on? '
+            "You are not told how they were made.</p>"
+        )
+        with gr.Row(elem_id="rate-bar"):
+            self.source = gr.Radio([_STARTER, _MINE], value=_STARTER, label="Write to", min_width=280, scale=3)
+            self.new = gr.Button("New pair", variant="primary", elem_id="new-pair", min_width=140, scale=1)
+        self.status = gr.HTML(lambda: steps.status(self._count()), elem_id="rate-status")
         self.about = gr.HTML()
-        with gr.Row():
+        with gr.Row(elem_id="pair"):
             self.left, self.right = gr.HTML(elem_id="story-a"), gr.HTML(elem_id="story-b")
-        self.comment = gr.Textbox(label="Comment (optional)", lines=1)
-        with gr.Row():
-            self.answers = {
-                answer: gr.Button(text, interactive=False, elem_id=f"answer-{answer.value}", min_width=130)
-                for answer, text in _BUTTONS.items()
-            }
+        with gr.Column(visible=False) as self.judge:
+            self.comment = gr.Textbox(label="Comment (optional)", lines=1, max_length=2000)
+            with gr.Row():
+                self.answers = {
+                    answer: gr.Button(text, elem_id=f"answer-{answer.value}", min_width=130)
+                    for answer, text in _BUTTONS.items()
+                }
         self._wire()
 
     def _wire(self) -> None:
-        outputs = [self.pair, self.status, self.about, self.left, self.right, *self.answers.values()]
         self.new.click(
             self._draw,
-            None,
-            outputs,
+            [self.source, self.session],
+            [self.pair, self.status, self.about, self.left, self.right, self.judge, self.new],
             concurrency_id=MODEL_QUEUE,
             concurrency_limit=1,
             trigger_mode="once",
+            show_progress="hidden",
             api_visibility="private",
         )
         for answer, button in self.answers.items():
             button.click(
                 self._answerer(answer),
                 [self.pair, self.comment],
-                [self.pair, self.status, self.comment, *self.answers.values()],
-                trigger_mode="once",
+                [self.pair, self.status, self.comment, self.judge],
+                concurrency_id="answer",  # one after the other: the second of two clicks finds no pair
+                concurrency_limit=1,
+                show_progress="hidden",
                 api_visibility="private",
             )
 
     def _count(self) -> str:
-        return f"Comparisons so far: {self.store.counts()['comparisons']}"
+        number = self.store.counts()["comparisons"]
+        return f"You have answered {number} {'pair' if number == 1 else 'pairs'} so far."
 
-    def _draw(self) -> Iterator[list[Any]]:
-        buttons = [gr.update(interactive=False)] * len(self.answers)
-        prompt = random.choice(self.prompts)
+    def _draw(self, source: str, session: Session | None) -> Iterator[list[Any]]:
+        """Write two stories side by side, turn by turn, and lay them out in random order."""
+        mine = source == _MINE and session is not None
+        prompt = session.story.prompt if mine and session else random.choice(self.prompts)
+        note = "There is no open story, so this is a starter prompt. " if source == _MINE and not mine else ""
         about = steps.about(prompt)
-        texts: list[str] = []
-        for number in (1, 2):
-            yield [None, f"Writing story {number} of 2 ...", about, "", "", *buttons]
-            with friendly():
-                texts.append(self.agent.write(prompt, _TURNS, secrets.randbits(31)).text)
-        random.shuffle(texts)
-        buttons = [gr.update(interactive=True)] * len(self.answers)
-        stories = [steps.story_html(text) for text in texts]
-        yield [Pair(prompt, *texts), self._count(), about, *stories, *buttons]
+        stories = [Story(id=f"pair-{side}", prompt=prompt) for side in (1, 2)]
+        with friendly():
+            try:
+                for number in range(_TURNS):
+                    line = steps.status(f"{note}Writing ... {number} of {_TURNS} turns", busy=True)
+                    yield [None, line, about, "", "", gr.update(visible=False), gr.update(interactive=False)]
+                    stories = self.agent.write_all(stories, 1, _CANDIDATES, secrets.randbits(31))
+            except Exception:
+                yield [None, steps.status(self._count()), "", "", "", gr.update(), gr.update(interactive=True)]
+                raise
+        random.shuffle(stories)
+        pair = Pair(prompt, *(story.text for story in stories))
+        sides = steps.story_html("A", pair.text_a), steps.story_html("B", pair.text_b)
+        line = steps.status(f"{note}{self._count()}")
+        yield [pair, line, about, *sides, gr.update(visible=True), gr.update(interactive=True)]
 
     def _answerer(self, answer: Answer) -> Any:
         def store_answer(pair: Pair | None, comment: str) -> list[Any]:
-            if pair is not None:
-                name = self.agent.policy_name
-                with friendly():
-                    self.store.add_comparison(
-                        Comparison(
-                            pair.prompt, pair.text_a, pair.text_b, answer, policy_a=name, policy_b=name, comment=comment
-                        )
+            if pair is None:
+                return [None, steps.status(f"Nothing to answer here; ask for a new pair. {self._count()}"), "", _HIDE]
+            name = self.agent.policy_name
+            with friendly():
+                self.store.add_comparison(
+                    Comparison(
+                        pair.prompt, pair.text_a, pair.text_b, answer, policy_a=name, policy_b=name, comment=comment
                     )
-            buttons = [gr.update(interactive=False)] * len(self.answers)
-            return [None, f"Thank you. {self._count()}", "", *buttons]
+                )
+            return [None, steps.status(f"Thank you. {self._count()}"), "", _HIDE]
 
         return store_answer

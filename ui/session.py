@@ -15,11 +15,13 @@ from storyrl.store import ShownCandidate
 from storyrl.story import Kind, Prompt, Story, Turn
 
 _AUTHORS = {"writer": "you", "policy": "model", "edited": "model, edited by you"}
+_TERMS = {"preference": "taste", "repetition": "no repetition"}  # the scorers' names in the reader's words
+_SPAN = 3.0  # the bar of the total reaches from -3 to +3 standard deviations
 
 
 @dataclass(frozen=True)
 class Session:
-    """A story being written, the suggestions on the table, and the suggestion that is being edited."""
+    """A story being written, the suggestions for its next turn, and the one the writer took to edit, if any."""
 
     story: Story
     suggestions: tuple[Suggestion, ...] = ()
@@ -34,7 +36,7 @@ def start(premise: str, goal: str, characters: str, memory: str = "", style: str
     """
     names = [name.strip() for name in characters.split(",") if name.strip()]
     story_id = uuid.uuid4().hex
-    fields = {"premise": premise, "goal": goal, "characters": names, "memory": memory, "style": style}
+    fields = {"premise": premise, "goal": goal, "characters": names, "memory": memory or "", "style": style or ""}
     try:
         prompt = Prompt.model_validate({"id": story_id, **fields})
     except ValidationError as error:
@@ -45,13 +47,32 @@ def start(premise: str, goal: str, characters: str, memory: str = "", style: str
 
 
 def pick(session: Session, number: int) -> Session:
-    """Add suggestion `number` to the story."""
-    return Session(session.story.with_turns(session.suggestions[number].turn))
+    """Add suggestion `number` to the story.
+
+    Raises:
+        InputError: there is no such suggestion (any more).
+    """
+    return Session(session.story.with_turns(_suggestion(session, number).turn), editing=session.editing)
 
 
 def edit(session: Session, number: int) -> Session:
-    """Take suggestion `number` as a draft for the writer's own turn."""
-    return replace(session, editing=session.suggestions[number].turn)
+    """Take suggestion `number` as a draft for the writer's own turn.
+
+    Raises:
+        InputError: there is no such suggestion (any more).
+    """
+    return replace(session, editing=_suggestion(session, number).turn)
+
+
+def _suggestion(session: Session, number: int) -> Suggestion:
+    if number >= len(session.suggestions):
+        raise InputError("These suggestions are no longer here; press Suggest for new ones.")
+    return session.suggestions[number]
+
+
+def discard(session: Session) -> Session:
+    """Forget the draft."""
+    return replace(session, editing=None)
 
 
 def add_turn(session: Session, kind: str, actor: str, text: str) -> Session:
@@ -74,8 +95,14 @@ def add_turn(session: Session, kind: str, actor: str, text: str) -> Session:
 
 
 def undo(session: Session) -> Session:
-    """Take the last turn off."""
-    return Session(session.story.model_copy(update={"turns": session.story.turns[:-1]}))
+    """Take the last turn off.
+
+    Raises:
+        InputError: there is no turn.
+    """
+    if not session.story.turns:
+        raise InputError("There is no turn to undo.")
+    return Session(session.story.model_copy(update={"turns": session.story.turns[:-1]}), editing=session.editing)
 
 
 def shown(session: Session, picked: int | None = None) -> list[ShownCandidate]:
@@ -89,47 +116,66 @@ def shown(session: Session, picked: int | None = None) -> list[ShownCandidate]:
 # --- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def manuscript(session: Session | None) -> str:
+def manuscript(session: Session) -> str:
     """The story as prose, each turn marked by who wrote it."""
-    if session is None:
-        return '<div class="manuscript empty">Your story will stand here.</div>'
     prompt = session.story.prompt
     goal = f'<p class="goal">Goal: {escape(prompt.goal)}</p>' if prompt.goal else ""
     turns = "".join(
-        f'<p class="turn {turn.author}">{escape(turn.prose())}<span class="by">{_AUTHORS[turn.author]}</span></p>'
+        f'<p class="turn {turn.author}">{escape(turn.prose())} <span class="by">{_AUTHORS[turn.author]}</span></p>'
         for turn in session.story.turns
     )
-    return f'<article class="manuscript"><p class="premise">{escape(prompt.premise)}</p>{goal}{turns}</article>'
+    hint = '<p class="hint">Ask for suggestions, or write the first turn yourself.</p>'
+    return (
+        f'<article class="manuscript" aria-label="Your story"><header><p class="premise">{escape(prompt.premise)}</p>'
+        f"{goal}</header>{turns or hint}</article>"
+    )
 
 
-def card(suggestion: Suggestion) -> str:
-    """A suggestion with its score bars."""
+def card(suggestion: Suggestion, has_goal: bool) -> str:
+    """A suggestion with its score bars; without a goal there is none for the goal."""
     turn = suggestion.turn
-    who = f"{turn.actor} {'says' if turn.kind is Kind.SAY else 'acts'}" if turn.actor else "narration"
-    bars = "".join(_bar(name, share, suggestion.scores[name]) for name, share in suggestion.bars.items())
+    who = f"{turn.actor} {'says' if turn.kind is Kind.SAY else 'acts'}" if turn.actor else "Narration"
+    names = [name for name in suggestion.bars if has_goal or name != "goal"]
+    bars = "".join(_bar(name, suggestion.bars[name], suggestion.scores[name]) for name in names)
     return (
         f'<div class="card"><p class="who">{escape(who)}</p><p class="words">{escape(turn.text)}</p>'
-        f'<div class="bars">{bars}<p class="total">total {suggestion.reward:+.2f}</p></div></div>'
+        f'<div class="bars">{bars}{_total(suggestion.reward)}</div></div>'
     )
 
 
 def _bar(name: str, share: float, score: float) -> str:
     percent = round(100 * share)
-    label = f"{escape(name)}: better than {percent} % of the model's usual stories (score {score:.2f})"
+    word = _TERMS.get(name, name)
+    label = f"{word}: better than {percent} % of the model's usual stories (score {score:.2f})"
+    return _meter(word, label, percent, f"{percent} %", "term")
+
+
+def _total(reward: float) -> str:
+    percent = round(100 * (min(max(reward, -_SPAN), _SPAN) + _SPAN) / (2 * _SPAN))
+    label = f"total: {reward:+.2f} standard deviations from the model's usual stories; the suggestions are sorted by it"
+    return _meter("total", label, percent, f"{reward:+.2f}", "total")
+
+
+def _meter(word: str, label: str, percent: int, number: str, css: str) -> str:
     return (
-        f'<div class="bar" role="meter" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
-        f'aria-label="{label}" title="{label}"><span>{escape(name)}</span>'
-        f'<span class="track"><span class="fill" style="width:{percent}%"></span></span><span>{percent}</span></div>'
+        f'<div class="bar {css}" role="meter" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
+        f'aria-valuetext="{number}" aria-label="{escape(label)}" title="{escape(label)}"><span>{escape(word)}</span>'
+        f'<span class="track"><span class="fill" style="width:{percent}%"></span></span><span>{number}</span></div>'
     )
 
 
 def about(prompt: Prompt) -> str:
     """A prompt as a short paragraph."""
-    goal = f" <em>Goal: {escape(prompt.goal)}</em>" if prompt.goal else ""
+    goal = f' <span class="goal">Goal: {escape(prompt.goal)}</span>' if prompt.goal else ""
     return f'<p class="about">{escape(prompt.premise)}{goal}</p>'
 
 
-def story_html(text: str) -> str:
-    """A finished story as paragraphs."""
+def story_html(letter: str, text: str) -> str:
+    """A finished story as paragraphs, under its letter."""
     paragraphs = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in text.split("\n\n"))
-    return f'<article class="manuscript">{paragraphs}</article>'
+    return f'<article class="manuscript" aria-label="Story {letter}"><h3>{letter}</h3>{paragraphs}</article>'
+
+
+def status(text: str, busy: bool = False) -> str:
+    """A line that says what is going on; screen readers read it out."""
+    return f'<p class="status{" busy" if busy else ""}" role="status">{escape(text)}</p>'

@@ -11,7 +11,6 @@
 What it leaves out: resuming.
 """
 
-import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from rewards.base import StoryText
 from storyrl.config import TuneConfig, to_toml
 from storyrl.errors import InputError
 from storyrl.evaluate import Difference
-from storyrl.files import append_jsonl, atomic_writer, write_jsonl
+from storyrl.files import append_jsonl, atomic_writer, read_jsonl, write_jsonl
 from storyrl.generate import story_record
 from storyrl.policy import Policy
 from storyrl.report import write_report
@@ -82,6 +81,17 @@ class TuningRun:
         return report_run(self.out)
 
 
+    def side_by_side(self, number: int) -> str:
+        """Held-out prompt `number` with its story before and after, for a terminal."""
+        prompt, lines = self.heldout[number], []
+        for when in ("before", "after"):
+            records = (record for _, record in read_jsonl(self.out / f"heldout_{when}.jsonl"))
+            record = next(record for record in records if record["prompt"]["id"] == prompt.id)
+            text = "\n".join(f"    {line}" for line in record["text"].split("\n\n"))
+            lines.append(f"  {when} (goal {record['scores'].get('goal', 0):.2f}, reward {record['reward']:+.2f})\n{text}")
+        return "\n".join([f"{prompt.premise} Goal: {prompt.goal}", *lines, ""])
+
+
 def report_run(out: Path) -> list[Difference]:
     """Write (again) the report of a run folder.
 
@@ -92,7 +102,7 @@ def report_run(out: Path) -> list[Difference]:
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise InputError(f"{out}: is no finished run with held-out stories ({', '.join(missing)} missing)")
-    before, after, metrics = ([json.loads(line) for line in path.read_text("utf-8").splitlines()] for path in paths[:3])
+    before, after, metrics = ([row for _, row in read_jsonl(path)] for path in paths[:3])
     settings = tomllib.loads(paths[3].read_text("utf-8"))
     subtitle = f"policy {settings['policy']}, {len(metrics)} steps on {settings['prompts']}"
     return write_report(

@@ -1,0 +1,43 @@
+# Everything runs in a virtual environment of its own; `make demo` and `make test` need nothing but Python 3.11+.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo studio test test-fast checks bench screenshots clean
+
+# torch first and by its exact version: an open range would fetch a much larger build on some machines.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+setup: .venv/ready
+	$(BIN)/storyrl models pull
+
+demo: setup
+	@test ! -e runs/demo || mv runs/demo runs/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/storyrl tune --out runs/demo
+
+studio: setup
+	$(BIN)/storyrl studio
+
+checks: .venv/ready
+	$(BIN)/ruff check storyrl rewards prompts ui tests
+	$(BIN)/ruff format --check storyrl rewards prompts ui tests
+	$(BIN)/mypy
+
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -m 'not slow'
+
+test: setup checks
+	sh tests/install_browser.sh
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python tests/bench/decode.py
+
+screenshots: setup
+	$(BIN)/python tests/screenshots.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
