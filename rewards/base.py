@@ -66,7 +66,8 @@ def read_story_texts(path: Path) -> tuple[list[dict[str, Any]], list[StoryText]]
     """
     rows, texts = [], []
     for number, row in read_jsonl(path):
-        prompt = row.get("prompt") if isinstance(row.get("prompt"), dict) else {}
+        nested = row.get("prompt")
+        prompt: dict[str, Any] = nested if isinstance(nested, dict) else {}
         values = {name: row.get(name, prompt.get(name, "")) for name in ("text", "goal", "premise")}
         for name, value in values.items():
             if not isinstance(value, str):

@@ -53,7 +53,7 @@ class Preference(Scorer):
 
 
 def features(stories: Sequence[StoryText], encoder: SentenceEncoder) -> torch.Tensor:
-    """Features [B, 384 + 5] of stories: the mean sentence vector, and five plain measures of how sentences hang together.
+    """Features [B, 384 + 5] of stories: the mean sentence vector, and five measures of cohesion.
 
     The five: mean cosine of neighbouring sentences, mean and least cosine with the premise, spread of the sentences
     around their mean, log of the mean sentence length in words (scaled).
@@ -116,7 +116,7 @@ def read_pairs(path: Path) -> list[Mapping[str, Any]]:
     Raises:
         InputError: a field is missing or of the wrong kind, or there are no pairs.
     """
-    pairs = []
+    pairs: list[Mapping[str, Any]] = []
     for number, row in read_jsonl(path):
         for field in ("chosen", "rejected"):
             if not isinstance(row.get(field), str) or not row[field].strip():

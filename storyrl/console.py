@@ -38,7 +38,10 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A bar with the time left; yields `update(done, note="", total=None)`. No bar with --quiet or without a terminal."""
+    """A bar with the time left; yields `update(done, note="", total=None)`.
+
+    No bar with --quiet or without a terminal.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,6 +58,6 @@ def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
         task = bar.add_task(what, total=total, note="")
 
         def update(done: int, note: str = "", total: int | None = None) -> None:
-            bar.update(task, completed=done, note=note, **({} if total is None else {"total": total}))
+            bar.update(task, completed=done, note=note, total=total)
 
         yield update

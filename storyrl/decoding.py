@@ -54,6 +54,7 @@ class _RowCache(DynamicLayer):
     """Keys and values of one layer in a tensor allocated once; `room` columns are kept for tokens to come."""
 
     is_compileable = False
+    is_initialized: bool
 
     def __init__(self, room: int):
         super().__init__()
@@ -201,7 +202,7 @@ def _read(model: Any, contexts: Sequence[Sequence[int]], room: int) -> tuple[tor
 
 
 def _forward(model: Any, ids: torch.Tensor, is_token: torch.Tensor, cache: Cache) -> torch.Tensor:
-    """Logits [B, V] in float32 after the last of the new tokens `ids` [B, S]; `is_token` [B, T] covers the cache too."""
+    """Logits [B, V] in float32 after the last of the new tokens `ids` [B, S]; `is_token` [B, T] is of the cache too."""
     positions = (is_token.long().cumsum(dim=1) - 1).clamp_(min=0)[:, -ids.shape[1] :]
     output = model(
         input_ids=ids,

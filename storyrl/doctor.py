@@ -32,14 +32,14 @@ def findings(device: str) -> Iterator[str]:
         yield f"matrix products in {str(dtype).removeprefix('torch.')}: {speed:.0f} GFLOP/s"
     fast, slow = speeds[torch.bfloat16], speeds[torch.float32]
     if target == "cpu" and not cpu_has_bf16():
-        yield "slow: this CPU has no bfloat16 instructions; models run in float32, at about half the speed of one that has"
+        yield "slow: this CPU has no bfloat16 instructions, so models run in float32, at about half the speed"
     elif fast < slow:
         yield f"slow: bfloat16 is slower than float32 here ({fast:.0f} against {slow:.0f} GFLOP/s)"
     if target == "cpu":
         tokens = max(fast, slow) * 1e9 / (6 * 135e6)  # a gradient pass costs about 6 operations a weight and token
         yield f"the gradient pass of tuning the bundled model can do at most {tokens:.0f} tokens a second here"
     if torch.get_num_threads() < (os.cpu_count() or 1):
-        yield f"slow: only {torch.get_num_threads()} of {os.cpu_count()} cores are used; see --threads and OMP_NUM_THREADS"
+        yield f"slow: only {torch.get_num_threads()} of {os.cpu_count()} cores are used; see --threads"
     yield f"default policy: {models.DEFAULT_POLICY}"
 
 

@@ -222,7 +222,7 @@ def load(spec: str, *, device: str = "auto", dtype: Any = None) -> tuple[Any, An
     target = pick_device(device)
     dtype = dtype or fast_dtype(target)
     source = resolve(spec)
-    adapters = []
+    adapters: list[Path | None] = []
     while source.base is not None:
         adapters.insert(0, source.adapter)
         source = source.base
@@ -280,7 +280,8 @@ def cpu_has_bf16() -> bool:
 
 def context_size(model: Any) -> int:
     """The longest sequence the model was made for, in tokens."""
-    return int(getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", 2048))
+    config = model.config
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
 
 
 # --- export ---------------------------------------------------------------------------------------------------------

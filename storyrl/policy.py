@@ -98,8 +98,8 @@ class Policy:
         """Write `samples` stories for each prompt in one go, at temperature 1 with nothing cut off.
 
         All tokens after the prompt are action tokens. Returns them prompt by prompt; `episode.group` is the prompt's
-        number. A story that met the limit is marked truncated, and its text ends at its last whole sentence (a turn without
-        one is left out of the text, unless it is the only one).
+        number. A story that met the limit is marked truncated, and its text ends at its last whole sentence (a
+        turn without one is left out of the text, unless it is the only one).
         """
         sampling = Sampling(max_tokens=max_tokens) if max_tokens != ROLLOUT.max_tokens else ROLLOUT
         contexts = [head_ids(prompt, self.tokenizer)[-(self.context_limit - max_tokens) :] for prompt in prompts]

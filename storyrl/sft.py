@@ -206,7 +206,7 @@ def run_sft(
     save_policy(model, policy.tokenizer, out / "policy", torch.bfloat16)
     result["perplexity_after"] = perplexity(model, policy.tokenizer, heldout, config.max_tokens)
     after = _samples(Policy.load(str(out), device), heldout)
-    samples = [
+    samples: list[dict[str, Any]] = [
         {"prompt": story.prompt.model_dump(mode="json"), "before": first, "after": second}
         for story, first, second in zip(heldout[:10], before, after, strict=True)
     ]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import platformdirs
 import sqlalchemy as sa
@@ -95,7 +95,11 @@ def _now() -> datetime:
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {dict[str, Any]: sa.JSON, datetime: sa.DateTime(timezone=True), str: Text}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: sa.JSON,
+        datetime: sa.DateTime(timezone=True),
+        str: Text,
+    }
 
 
 class _StoryRow(Base):

@@ -73,7 +73,7 @@ class _ChosenLogprob(torch.autograd.Function):
         return chosen
 
     @staticmethod
-    def backward(ctx: Any, grad_chosen: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_chosen: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         hidden, weight, targets, grad_hidden = ctx.saved_tensors
         by_hidden = by_weight = None
         if ctx.needs_input_grad[0]:

@@ -80,7 +80,6 @@ class TuningRun:
         """Write report.html; returns the held-out differences (none without held-out prompts)."""
         return report_run(self.out)
 
-
     def side_by_side(self, number: int) -> str:
         """Held-out prompt `number` with its story before and after, for a terminal."""
         prompt, lines = self.heldout[number], []
@@ -88,7 +87,9 @@ class TuningRun:
             records = (record for _, record in read_jsonl(self.out / f"heldout_{when}.jsonl"))
             record = next(record for record in records if record["prompt"]["id"] == prompt.id)
             text = "\n".join(f"    {line}" for line in record["text"].split("\n\n"))
-            lines.append(f"  {when} (goal {record['scores'].get('goal', 0):.2f}, reward {record['reward']:+.2f})\n{text}")
+            lines.append(
+                f"  {when} (goal {record['scores'].get('goal', 0):.2f}, reward {record['reward']:+.2f})\n{text}"
+            )
         return "\n".join([f"{prompt.premise} Goal: {prompt.goal}", *lines, ""])
 
 
