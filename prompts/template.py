@@ -21,7 +21,8 @@ from storyrl.story import Kind, Prompt, Story, Turn
 
 INSTRUCTION = "Write a story in turns, one a line: [narrate] what happens, [say NAME] speech, [do NAME] action."
 
-_TAG = re.compile(r"^\[\s*(narrate|say|do)\b[\s:]*([^\]\n]*)\]?\s*(.*)$", re.IGNORECASE)
+_TAG = re.compile(r"^\[\s*(narrate|say|do)\b[\s:]*([^\]\n]*)\]\s*(.*)$", re.IGNORECASE)
+_UNCLOSED_TAG = re.compile(r"^\[\s*(?:narrate|say|do)\b[\s:]*", re.IGNORECASE)
 _SPEAKER = re.compile(r"^([A-Z][\w'’.-]*(?: [A-Z][\w'’.-]*){0,2}):\s+(.+)$")
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’)]*(?=\s|$)""")
 _NOT_AN_END = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Sgt|Capt|Lt|Col|Prof|Rev|Jr|Sr)\.$")
@@ -56,6 +57,8 @@ def parse_turn(line: str) -> Turn | None:
         kind, actor, words = Kind(match[1].lower()), match[2].strip(), match[3].strip()
     elif match := _SPEAKER.match(line):
         kind, actor, words = Kind.SAY, match[1], match[2]
+    else:
+        words = _UNCLOSED_TAG.sub("", line)
     if kind is not Kind.NARRATE and not actor:
         kind = Kind.NARRATE
     if kind is Kind.SAY:

@@ -233,7 +233,7 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="JSON Lines, a story a line.")],
     policy: Policy_ = "storyteller",
     turns: Annotated[int, typer.Option(min=1, max=200, help="Most turns of a story.")] = 8,
-    candidates: Annotated[int, typer.Option(min=1, max=64, help="Candidates a turn; the best by reward is taken.")] = 4,
+    candidates: Annotated[int, typer.Option(min=1, max=64, help="Candidates a turn; the best by reward is taken.")] = 6,
     seed: Seed_ = 0,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Stories written side by side.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,

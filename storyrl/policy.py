@@ -17,7 +17,7 @@ from storyrl.decoding import ROLLOUT, Sampled, Sampling, sample
 from storyrl.story import Prompt, Story, Turn
 from storyrl.tuning.episodes import Episode
 
-WRITING = Sampling(max_tokens=70, temperature=0.7, top_k=50, top_p=0.9, repetition_penalty=1.1)
+WRITING = Sampling(max_tokens=70, temperature=0.5, top_k=40, top_p=0.9)
 """How turns are sampled for people; rollouts of tuning are sampled with `ROLLOUT`."""
 
 
