@@ -10,7 +10,8 @@ from storyrl.errors import InputError
 _GOOD = {
     "a.jsonl": '{"premise": "A door.", "goal": "It opens.", "characters": ["Tom", "Ann"]}\n\n{"premise": "B."}\n',
     "a.csv": 'premise,goal,characters\n"A door.",It opens.,Tom; Ann\nB.,,\n',
-    "a.toml": '[[prompt]]\npremise = "A door."\ngoal = "It opens."\ncharacters = ["Tom", "Ann"]\n[[prompt]]\npremise = "B."\n',
+    "a.toml": '[[prompt]]\npremise = "A door."\ngoal = "It opens."\ncharacters = ["Tom", "Ann"]\n'
+    '[[prompt]]\npremise = "B."\n',
 }
 
 
@@ -51,7 +52,9 @@ _BROKEN: list[tuple[str, str | bytes, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "said"), _BROKEN)
-def test_broken_files_name_file_line_and_field(tmp_path: Path, name: str, content: str | bytes, said: list[str]) -> None:
+def test_broken_files_name_file_line_and_field(
+    tmp_path: Path, name: str, content: str | bytes, said: list[str]
+) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError) as caught:

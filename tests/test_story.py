@@ -86,7 +86,20 @@ def test_context_keeps_the_prompt_and_the_latest_whole_turns() -> None:
 
 def _names(rows: list[Prompt]) -> set[str]:
     titles = {"Captain", "Detective", "Doctor", "Inspector", "Lord", "Madame", "Major", "Mayor", "Officer", "Professor"}
-    titles |= {"Queen", "Sergeant", "Sheriff", "Sister", "Uncle", "King", "Lady", "Aunt", "Miss", "Mrs", "Old", "Father"}
+    titles |= {
+        "Queen",
+        "Sergeant",
+        "Sheriff",
+        "Sister",
+        "Uncle",
+        "King",
+        "Lady",
+        "Aunt",
+        "Miss",
+        "Mrs",
+        "Old",
+        "Father",
+    }
     words = {word for row in rows for name in row.characters for word in re.findall(r"[A-Z][\w-]{2,}", name)}
     return words - titles
 

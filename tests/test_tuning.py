@@ -124,7 +124,13 @@ def _tune(scorer: Scorer, method: str = "lora", beta: float = 0.0, steps: int = 
         model.get_output_embeddings().weight.mul_(20)
     policy = Policy(model, word_tokenizer(), "tiny")
     config = TuneConfig(
-        steps=steps, prompts_per_step=2, samples_per_prompt=16, max_tokens=16, learning_rate=0.02, beta=beta, method=method
+        steps=steps,
+        prompts_per_step=2,
+        samples_per_prompt=16,
+        max_tokens=16,
+        learning_rate=0.02,
+        beta=beta,
+        method=method,
     )
     prompts = [Prompt(id=str(i), premise=f"Number {i}.") for i in range(3)]
     reward = Composite([Term(scorer, 1.0, 0.0, 0.05)])

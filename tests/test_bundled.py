@@ -1,0 +1,87 @@
+"""Every capability once on the bundled model."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prompts.readers import read_prompts
+from rewards import composite
+from storyrl import models
+from storyrl.agent import Agent
+from storyrl.config import TuneConfig
+from storyrl.generate import generate
+from storyrl.policy import Policy
+from storyrl.sft import SFTConfig, fine_tune, perplexity, read_stories, shipped_stories, split
+from storyrl.story import Kind, Story
+from storyrl.tuning.adapter import add_lora
+from storyrl.tuning.run import TuningRun
+
+pytestmark = pytest.mark.slow
+
+
+def test_generates_stories_with_narration_and_dialogue(bundled: Policy, tmp_path: Path) -> None:
+    agent, out = Agent(bundled, composite.build()), tmp_path / "s.jsonl"
+    prompts = read_prompts("starter:heldout")[:6]
+    assert generate(agent, prompts, out, turns=6, candidates=3, seed=0, batch_size=6) == 6
+    records = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert all(len(record["turns"]) >= 4 for record in records)
+    kinds = [{turn["kind"] for turn in record["turns"]} for record in records]
+    assert sum({"say", "narrate"} <= found or {"say", "do"} <= found for found in kinds) >= 5
+    ends = [turn["text"].rstrip("\"'”’)")[-1] for record in records for turn in record["turns"]]
+    assert sum(end in ".!?…" for end in ends) >= 0.95 * len(ends)
+    actors = [(turn["actor"], record) for record in records for turn in record["turns"] if turn["actor"]]
+    known = sum(actor in record["prompt"]["characters"] for actor, record in actors)
+    assert known >= 0.7 * len(actors)
+
+
+def test_suggestions_are_ranked(bundled: Policy) -> None:
+    prompt = read_prompts("starter:heldout")[0]
+    suggestions = Agent(bundled, composite.build()).suggest(Story(id="s", prompt=prompt), 4, seed=1)
+    assert 2 <= len(suggestions) <= 4
+    whole = [suggestion.reward for suggestion in suggestions if suggestion.whole]
+    assert whole == sorted(whole, reverse=True)
+    assert all(suggestion.turn.kind in Kind for suggestion in suggestions)
+
+
+def test_supervised_stage_lowers_held_out_perplexity() -> None:
+    train, heldout = split(read_stories(shipped_stories()), 8, seed=1)
+    model, tokenizer = models.load("smollm2")
+    before = perplexity(model, tokenizer, heldout)
+    adapted = add_lora(model, 8, "smollm2", 0)
+    losses = [row["loss"] for row in fine_tune(adapted, tokenizer, train[:48], SFTConfig(epochs=1))]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert perplexity(adapted, tokenizer, heldout) < 0.85 * before
+
+
+def test_shipped_adapter_beats_its_base() -> None:
+    """On held-out stories of the seed that trained it."""
+    _, heldout = split(read_stories(shipped_stories()), SFTConfig().heldout, SFTConfig().seed)
+    found = {spec: perplexity(*models.load(spec), heldout[:16]) for spec in ("smollm2", "storyteller")}
+    assert found["storyteller"] < 0.6 * found["smollm2"]
+
+
+def test_tuning_run(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 4, "max_tokens": 24}
+    (tmp_path / "held.txt").write_text("A cat waits at a locked door.\nTwo sisters share one coat.\n")
+    config = TuneConfig(**settings, eval_prompts=str(tmp_path / "held.txt"))
+    run = TuningRun(config, tmp_path / "run")
+    assert list(run.evaluation("before")) == [2]
+    metrics = [step.metrics for step in run.steps()]
+    assert list(run.evaluation("after")) == [2]
+    run.report()
+    assert metrics[0]["kl"] == 0
+    assert metrics[1]["kl"] != 0
+    assert metrics[0]["mismatch"] < 0.1
+    assert all(math.isfinite(m["grad_norm"]) and m["grad_norm"] > 0 for m in metrics)
+    tuned = Policy.load(str(tmp_path / "run"))
+    moved = sum(
+        (a != b).any().item() for a, b in zip(tuned.model.parameters(), Policy.load().model.parameters(), strict=True)
+    )
+    assert moved > 100
+    assert tuned.model.dtype == run.learner.sampler.model.dtype
+    prompt = read_prompts("starter:heldout")[:1]
+    assert torch.isfinite(torch.tensor(tuned.rollout(prompt, 1, 8, 0)[0].episode.behaviour_logprobs)).all()
