@@ -36,7 +36,8 @@ def save_policy(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | N
             built, old = Path(scratch) / "built", Path(scratch) / "old"
             state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()} if dtype else None
             if hasattr(model, "peft_config"):
-                model.save_pretrained(built, state_dict=state, safe_serialization=True)
+                # Embeddings are never trained; saying so keeps peft from asking the hub about the base.
+                model.save_pretrained(built, state_dict=state, save_embedding_layers=False)
                 (built / "README.md").unlink(missing_ok=True)
             else:
                 model.save_pretrained(built)
