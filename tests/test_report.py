@@ -226,6 +226,7 @@ def test_records_that_cannot_be_shown_are_input_errors(tmp_path: Path, broken: s
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.slow
 def test_in_a_browser_plots_stay_in_their_cells(tmp_path: Path, chromium: str, width: int) -> None:
     from playwright.sync_api import sync_playwright
 
