@@ -31,6 +31,11 @@ class Scorer(Protocol):
 
     name: str
 
+    @property
+    def __name__(self) -> str:
+        """TRL logs a reward function under this name."""
+        return self.name
+
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """One score a story; a story's score does not depend on the others in the batch."""
         ...

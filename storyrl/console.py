@@ -19,6 +19,7 @@ def set_up(quiet: bool, threads: int | None) -> None:
     _quiet = quiet
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
     from transformers.utils import logging as transformers_logging
