@@ -3,13 +3,13 @@
 Used by batch generation and by the studio alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.base import StoryText
 from rewards.composite import Composite
 from storyrl.policy import WRITING, Candidate, Policy
-from storyrl.story import Prompt, Story, Turn, prose
+from storyrl.story import Story, Turn, prose
 
 _UNFINISHED = -100.0  # added to the reward of a turn that breaks off in mid-sentence: it goes behind every whole one
 
@@ -72,7 +72,6 @@ class Agent:
         candidates: int,
         seed: int,
         min_turns: int = 4,
-        progress: Callable[[int, int], None] | None = None,
     ) -> list[Story]:
         """Write up to `turns` turns to each story, side by side.
 
@@ -89,12 +88,6 @@ class Agent:
             for (i, _), suggestions in zip(rows, ranked, strict=True):
                 stories[i] = stories[i].with_turns(suggestions[0].turn)
             going = [i for i, _ in rows]
-            if progress:
-                progress(number + 1, turns)
             if not going:
                 break
         return stories
-
-    def write(self, prompt: Prompt, turns: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Story:
-        """A whole story of about `turns` turns for one prompt."""
-        return self.write_all([Story(id=f"{prompt.id}-{seed}", prompt=prompt)], turns, 3, seed, progress=progress)[0]

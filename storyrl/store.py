@@ -364,7 +364,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _title(prompt: Prompt) -> str:
     words = prompt.premise.split()
-    return " ".join(words[:8]) + ("..." if len(words) > 8 else "")
+    return " ".join(words[:8]).rstrip(".,;:") + "..." if len(words) > 8 else prompt.premise
 
 
 def preferences(store: Store) -> list[dict[str, Any]]:
