@@ -1,4 +1,8 @@
-"""Guards: plain measures of things that a reward-hungry policy does and a reader hates."""
+"""Guards: plain measures of things that a reward-hungry policy does and a reader hates.
+
+Each gives 0 for a clean story up to 1 for nothing but the fault, by rules that one can read; none runs a model. They are
+not standardised (most honest stories have 0, with no spread), so a guard's weight is what the whole fault costs.
+"""
 
 import re
 from collections.abc import Sequence
@@ -6,28 +10,152 @@ from collections.abc import Sequence
 from prompts.template import split_sentences
 from rewards.base import Scorer, StoryText
 
+_SHORTEST = 25  # words; a story of fewer is more and more a fragment
+_FIRST_PART = 1 / 3
+_COPIED_RUN = 5  # words in a row
+
+_STOP_WORDS = frozenset(
+    "a an and are as at be been but by did do for from had has have he her hers him his i in into is it its me my not of "
+    "off on or our out she so than that the their them they this to up was we were what when which who will with you "
+    "your".split()
+)
+
+_ASSISTANT = re.compile(
+    r"""^\s*(?:sure|certainly|of\ course|absolutely)\b.{0,20}\b(?:here|i)\b
+      | \bhere(?:'s|\ is|\ are)\ (?:a|an|the|my|your|another)\b.{0,30}\b(?:story|tale|continuation|version|scene|turn|draft)\b
+      | \bas\ an?\ (?:ai|language\ model|assistant)\b | \blanguage\ model\b | \bi\ (?:hope|trust)\ (?:this|that|you)\b.{0,20}\b
+        (?:helps?|enjoy(?:ed)?|story|works)\b
+      | \blet\ me\ know\ if\b | \bfeel\ free\ to\b | \bwould\ you\ like\ me\ to\b | \bi\ (?:can|could|will|'ll)\ (?:also\ )?
+        (?:write|rewrite|continue|add|expand|help\ you)\b
+      | \b(?:this|the|our|my|your)\ (?:story|tale|narrative|passage|scene|ending|premise|goal)\b
+      | \bthe\ (?:reader|readers|protagonist|narrator|main\ character|moral|author)\b
+      | \bin\ (?:conclusion|summary|this\ (?:story|scene))\b | \bword\ count\b | \bto\ be\ continued\b
+      | ^\s*(?:title|goal|premise|note|summary|moral|story|chapter|genre|characters?|the\ end)\b\s*[:.]""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_MARKUP = re.compile(r"[\[\]{}<>#*_|\\=]|https?:|\ufffd")
+
 
 class Repetition(Scorer):
-    """Share of the story that says again what it has said, 0 (nothing) to 1; higher is worse.
+    """Share of the story that says again what it has said, within a turn or across turns, 0 to 1.
 
-    The larger of two shares: word trigrams that occurred before, and sentences that occurred before.
+    The largest of three shares: word trigrams that occurred before, sentences that occurred before, and sentences
+    three quarters of whose words stood together in one sentence before.
     """
 
     name = "repetition"
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """Share of each story."""
-        return [max(_repeated(_trigrams(s.text)), _repeated(_sentences(s.text))) for s in stories]
+        return [_repetition(story.text) for story in stories]
 
 
-def _trigrams(text: str) -> list[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    return list(zip(words, words[1:], words[2:], strict=False))
+class Premature(Scorer):
+    """How far the first third of the story already states the goal, 0 to 1: the largest share of the goal's content
+    words that stand in one of its sentences, counted from one half up."""
+
+    name = "premature"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share for each story; 0 without a goal."""
+        return [_premature(story) for story in stories]
 
 
-def _sentences(text: str) -> list[str]:
-    return [" ".join(re.findall(r"\w+", sentence.lower())) for sentence in split_sentences(text)]
+class Format(Scorer):
+    """Share of the story's lines that are no clean turn, 0 to 1: stray tags or markup, no word, or broken off in the
+    middle of a sentence (the last line may be)."""
+
+    name = "format"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share of each story; 1 for an empty one."""
+        return [_broken(story.text) for story in stories]
 
 
-def _repeated(things: Sequence[object]) -> float:
-    return 1 - len(set(things)) / len(things) if things else 0.0
+class AssistantTalk(Scorer):
+    """Share of sentences that talk to the user or about the story instead of telling it, 0 to 1."""
+
+    name = "assistant"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share of each story."""
+        return [_share([bool(_ASSISTANT.search(s)) for s in split_sentences(story.text)]) for story in stories]
+
+
+class Copying(Scorer):
+    """Share of the story that copies its prompt, 0 to 1: words within runs of five or more that stand in the premise
+    or the goal too. The goal's own sentence, pasted whole, counts as at least one half."""
+
+    name = "copying"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share of each story."""
+        return [_copied(story) for story in stories]
+
+
+class TooShort(Scorer):
+    """How far the story falls short of 25 words, 0 to 1."""
+
+    name = "short"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share of the 25 words that are missing."""
+        return [max(0.0, 1 - len(_words(story.text)) / _SHORTEST) for story in stories]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags) if flags else 0.0
+
+
+def _repetition(text: str) -> float:
+    words = _words(text)
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    seen: list[frozenset[str]] = []
+    again: list[bool] = []
+    for sentence in split_sentences(text):
+        bag = frozenset(_words(sentence))
+        again.append(any(bag == old or (len(bag) > 3 and len(bag & old) >= 0.75 * len(bag | old)) for old in seen))
+        seen.append(bag)
+    return max(1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0, _share(again))
+
+
+def _content(text: str) -> set[str]:
+    """Stems of the words that carry meaning; a stem is the first five letters."""
+    return {word[:5] for word in _words(text) if word not in _STOP_WORDS}
+
+
+def _premature(story: StoryText) -> float:
+    goal, sentences = _content(story.goal), split_sentences(story.text)
+    first = sentences[: max(1, round(len(sentences) * _FIRST_PART))] if len(sentences) > 1 else []
+    if not goal or not first:
+        return 0.0
+    stated = max(len(goal & _content(sentence)) for sentence in first) / len(goal)
+    return max(0.0, 2 * stated - 1)
+
+
+def _broken(text: str) -> float:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        return 1.0
+    unended = [not re.search(r"""[.!?…—:;-]["'”’)]*$""", line) for line in lines]
+    unended[-1] = False
+    return _share([bool(_MARKUP.search(line)) or not _words(line) or late for line, late in zip(lines, unended)])
+
+
+def _copied(story: StoryText) -> float:
+    words, goal = _words(story.text), _words(story.goal)
+    runs = {
+        tuple(source[at : at + _COPIED_RUN])
+        for source in (_words(story.premise), goal)
+        for at in range(len(source) - _COPIED_RUN + 1)
+    }
+    copied = [False] * len(words)
+    for at in range(len(words) - _COPIED_RUN + 1):
+        if tuple(words[at : at + _COPIED_RUN]) in runs:
+            copied[at : at + _COPIED_RUN] = [True] * _COPIED_RUN
+    pasted = len(goal) >= 3 and f" {' '.join(goal)} " in f" {' '.join(words)} "
+    return max(_share(copied), 0.5 if pasted else 0.0)
