@@ -2,12 +2,18 @@
 
     reward(story) = sum over terms of weight * (score - mean) / deviation
 
-mean and deviation of each score were measured on samples of the default policy (weights/standard.json), so a weight of
-1 means: one standard deviation of the policy's usual stories. In tuning, beta * KL is taken off this sum.
+mean and deviation of the goal and preference scores were measured on samples of the default policy
+(weights/standard.json), so a weight of 1 means: one standard deviation of the policy's usual stories. Guards are shares
+from 0 to 1 that are nearly always 0, and a reward of the user's own comes in its own unit: both stand as they are (mean
+0, deviation 1), so that a guard's weight is what a story of nothing but that fault costs. In tuning, beta * KL is taken
+off this sum.
 """
 
+import functools
+import importlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,12 +22,21 @@ from pathlib import Path
 from rewards.base import Scorer, StoryText
 from rewards.encoder import shared_encoder
 from rewards.goal import GoalSimilarity
-from rewards.guards import Repetition
+from rewards.guards import GUARDS
 from rewards.preference import Preference
 from storyrl.errors import InputError, nearest
 from storyrl.files import write_json
 
-DEFAULT_WEIGHTS: Mapping[str, float] = {"goal": 1.0, "preference": 0.5, "repetition": -0.5}
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "goal": 1.0,
+    "preference": 0.5,
+    "repetition": -10.0,
+    "premature": -1.0,
+    "format": -4.0,
+    "assistant": -8.0,
+    "copying": -6.0,
+    "short": -4.0,
+}
 
 
 @dataclass(frozen=True)
@@ -73,12 +88,47 @@ class Composite:
         return sum(term.weight * term.standardised(scores[name]) for name, term in self.terms.items())
 
     def bars(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """For each term the share (0 to 1) of the default policy's stories that this one beats.
+        """What to show of the scores, each from 0 to 1, more being better.
 
-        By the normal curve through the measured mean and deviation; a term with negative weight is turned over.
+        For a standardised term the share of the default policy's stories that this one beats, by the normal curve
+        through the measured mean and deviation (turned over where the weight is negative). All guards together are one
+        bar, `clean`: 1 minus the worst of them. Rewards of the user's own have no scale and no bar.
         """
-        sign = {name: math.copysign(1.0, term.weight) for name, term in self.terms.items()}
-        return {name: _normal(sign[name] * term.standardised(scores[name])) for name, term in self.terms.items()}
+        bars = {}
+        for name, term in self.terms.items():
+            if name not in GUARDS and ":" not in name:
+                bars[name] = _normal(math.copysign(1.0, term.weight) * term.standardised(scores[name]))
+        guards = [scores[name] for name in self.terms if name in GUARDS]
+        return {**bars, "clean": 1 - max(guards)} if guards else bars
+
+
+class Custom(Scorer):
+    """A reward function of the user's own, with TRL's signature, named `module:function`; its own unit.
+
+    The module is looked for where Python looks, and in the working folder.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        module, _, function = name.partition(":")
+        if "" not in sys.path:
+            sys.path.append("")
+        try:
+            self._function = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"reward '{name}': cannot import it ({error}); expected module:function") from error
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """What f(prompts, completions, goal=..., premise=...) gives: the premises, and the stories as prose."""
+        premises = [story.premise for story in stories]
+        return list(
+            self._function(
+                prompts=premises,
+                completions=[story.text for story in stories],
+                goal=[story.goal for story in stories],
+                premise=premises,
+            )
+        )
 
 
 def _normal(x: float) -> float:
@@ -95,7 +145,8 @@ def build(
     """The composite with the shipped scorers.
 
     Args:
-        weights: by term; terms that are not named keep their default weight, 0 switches one off.
+        weights: by term; terms that are not named keep their default weight, 0 switches one off; a name
+            `module:function` adds a reward of the user's own.
         preference: a folder of `storyrl fit preference`; None: the shipped weights.
 
     Raises:
@@ -105,21 +156,44 @@ def build(
     makers: dict[str, Callable[[], Scorer]] = {
         "goal": lambda: GoalSimilarity(encoder),
         "preference": lambda: Preference(preference, encoder),
-        "repetition": Repetition,
+        **GUARDS,
     }
     for name in weights or {}:
-        if name not in makers:
+        if ":" in name:
+            makers[name] = functools.partial(Custom, name)
+        elif name not in makers:
             raise InputError(f"reward '{name}': no such term{nearest(name, makers)}")
     chosen = {name: weight for name, weight in {**DEFAULT_WEIGHTS, **(weights or {})}.items() if weight}
     if not chosen:
         raise InputError("reward: every term has weight 0; give at least one another weight")
-    standard = json.loads(_standard_file().read_text(encoding="utf-8"))
+    standard = {
+        name: {"mean": row["mean"], "deviation": row["deviation"]}
+        for name, row in json.loads(_standard_file().read_text(encoding="utf-8")).items()
+    }
     return Composite(
         [
-            Term(makers[name](), weight, standard[name]["mean"], standard[name]["deviation"])
+            Term(makers[name](), weight, **standard.get(name, {"mean": 0.0, "deviation": 1.0}))
             for name, weight in chosen.items()
         ]
     )
+
+
+def parse_weights(options: Sequence[str]) -> dict[str, float]:
+    """Weights from `name=weight` texts.
+
+    Raises:
+        InputError: one is of another form.
+    """
+    weights = {}
+    for option in options:
+        name, equals, number = option.partition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError as error:
+            raise InputError(f"--reward {option}: expected name=weight, e.g. goal=2") from error
+        if not equals or not math.isfinite(weights[name.strip()]):
+            raise InputError(f"--reward {option}: expected name=weight, e.g. goal=2")
+    return weights
 
 
 def standardise(scorers: Sequence[Scorer], stories: Sequence[StoryText]) -> None:

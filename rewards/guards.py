@@ -1,11 +1,11 @@
 """Guards: plain measures of things that a reward-hungry policy does and a reader hates.
 
-Each gives 0 for a clean story up to 1 for nothing but the fault, by rules that one can read; none runs a model. They are
-not standardised (most honest stories have 0, with no spread), so a guard's weight is what the whole fault costs.
+Each gives 0 for a clean story up to 1 for nothing but the fault, by rules that one can read; none runs a model. They
+are not standardised (most honest stories have 0, with no spread), so a guard's weight is what the whole fault costs.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prompts.template import split_sentences
 from rewards.base import Scorer, StoryText
@@ -15,25 +15,27 @@ _FIRST_PART = 1 / 3
 _COPIED_RUN = 5  # words in a row
 
 _STOP_WORDS = frozenset(
-    "a an and are as at be been but by did do for from had has have he her hers him his i in into is it its me my not of "
-    "off on or our out she so than that the their them they this to up was we were what when which who will with you "
-    "your".split()
+    """
+    a an and are as at be been but by did do for from had has have he her hers him his i in into is it its me my not of
+    off on or our out she so than that the their them they this to up was we were what when which who will with you your
+    """.split()  # noqa: SIM905
 )
 
 _ASSISTANT = re.compile(
     r"""^\s*(?:sure|certainly|of\ course|absolutely)\b.{0,20}\b(?:here|i)\b
-      | \bhere(?:'s|\ is|\ are)\ (?:a|an|the|my|your|another)\b.{0,30}\b(?:story|tale|continuation|version|scene|turn|draft)\b
-      | \bas\ an?\ (?:ai|language\ model|assistant)\b | \blanguage\ model\b | \bi\ (?:hope|trust)\ (?:this|that|you)\b.{0,20}\b
-        (?:helps?|enjoy(?:ed)?|story|works)\b
-      | \blet\ me\ know\ if\b | \bfeel\ free\ to\b | \bwould\ you\ like\ me\ to\b | \bi\ (?:can|could|will|'ll)\ (?:also\ )?
+      | \bhere(?:'s|\ is|\ are)\ (?:a|an|the|my|your|another)\b.{0,30}
+        \b(?:story|tale|continuation|version|scene|turn|draft)\b
+      | \bas\ an?\ (?:ai|language\ model|assistant)\b | \blanguage\ model\b
+      | \bi\ (?:hope|trust)\ (?:this|that|you)\b.{0,20}\b(?:helps?|enjoy(?:ed)?|story|works)\b
+      | \blet\ me\ know\ if\b | \bfeel\ free\ to\b | \bwould\ you\ like\ me\ to\b | \bi\ (?:can|will|'ll)\ (?:also\ )?
         (?:write|rewrite|continue|add|expand|help\ you)\b
-      | \b(?:this|the|our|my|your)\ (?:story|tale|narrative|passage|scene|ending|premise|goal)\b
+      | \b(?:this|our)\ (?:story|tale|narrative|passage|scene|ending|premise)\b | \bthe\ (?:story|narrative|premise)\b
       | \bthe\ (?:reader|readers|protagonist|narrator|main\ character|moral|author)\b
       | \bin\ (?:conclusion|summary|this\ (?:story|scene))\b | \bword\ count\b | \bto\ be\ continued\b
       | ^\s*(?:title|goal|premise|note|summary|moral|story|chapter|genre|characters?|the\ end)\b\s*[:.]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_MARKUP = re.compile(r"[\[\]{}<>#*_|\\=]|https?:|\ufffd")
+_MARKUP = re.compile(r"[\[\]{}<>#|\\=]|\*\*|__|https?:|\ufffd")
 
 
 class Repetition(Scorer):
@@ -143,7 +145,9 @@ def _broken(text: str) -> float:
         return 1.0
     unended = [not re.search(r"""[.!?…—:;-]["'”’)]*$""", line) for line in lines]
     unended[-1] = False
-    return _share([bool(_MARKUP.search(line)) or not _words(line) or late for line, late in zip(lines, unended)])
+    return _share(
+        [bool(_MARKUP.search(line)) or not _words(line) or late for line, late in zip(lines, unended, strict=True)]
+    )
 
 
 def _copied(story: StoryText) -> float:
@@ -159,3 +163,8 @@ def _copied(story: StoryText) -> float:
             copied[at : at + _COPIED_RUN] = [True] * _COPIED_RUN
     pasted = len(goal) >= 3 and f" {' '.join(goal)} " in f" {' '.join(words)} "
     return max(_share(copied), 0.5 if pasted else 0.0)
+
+
+GUARDS: Mapping[str, type[Scorer]] = {
+    guard.name: guard for guard in (Repetition, Premature, Format, AssistantTalk, Copying, TooShort)
+}

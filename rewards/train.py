@@ -2,7 +2,7 @@
 
 1. Fits the preference model on the authored pairs (rewards/data/preference_pairs.jsonl) and prints its accuracy in
    five-fold cross-validation, with a 95 % interval, after one epoch and after three.
-2. Measures mean and deviation of every scorer on stories of the default policy for the starter prompts
+2. Measures mean and deviation of both scorers on stories of the default policy for the starter prompts
    (weights/standard.json).
 """
 
@@ -17,7 +17,6 @@ from rewards.base import StoryText
 from rewards.composite import standardise
 from rewards.encoder import shared_encoder
 from rewards.goal import GoalSimilarity
-from rewards.guards import Repetition
 from rewards.preference import Preference, fit, pair_features, read_pairs, save, shipped_weights
 from storyrl.policy import Policy
 
@@ -39,7 +38,7 @@ def main() -> None:
     batches = [prompts[start : start + 64] for start in range(0, len(prompts), 64)]
     rollouts = [rollout for batch in batches for rollout in policy.rollout(batch, 1, _STORY_TOKENS, seed=1)]
     standardise(
-        [GoalSimilarity(encoder), Preference(encoder=encoder), Repetition()],
+        [GoalSimilarity(encoder), Preference(encoder=encoder)],
         [StoryText.of(rollout.story) for rollout in rollouts],
     )
 

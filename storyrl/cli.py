@@ -38,6 +38,11 @@ Quiet_ = Annotated[bool, typer.Option("--quiet", help="No messages and no progre
 Db_ = Annotated[
     str | None, typer.Option("--db", help="Database: a file, or an SQLAlchemy URL. Default: your data folder.")
 ]
+Taste_ = Annotated[Path | None, typer.Option("--taste", help="Folder of `storyrl fit preference`.")]
+Reward_ = Annotated[
+    list[str] | None,
+    typer.Option("--reward", help="name=weight of a term, 0: off; module:function=weight: your own. May be repeated."),
+]
 Seed_ = Annotated[int, typer.Option("--seed", help="Same seed, same stories.")]
 
 
@@ -238,7 +243,8 @@ def generate(
     seed: Seed_ = 0,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Stories written side by side.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,
-    taste: Annotated[Path | None, typer.Option(help="Folder of `storyrl fit preference`.")] = None,
+    taste: Taste_ = None,
+    reward: Reward_ = None,
     device: Device_ = "auto",
     threads: Threads_ = None,
     quiet: Quiet_ = False,
@@ -249,7 +255,7 @@ def generate(
 
     set_up(quiet, threads)
     chosen = read_prompts(prompts)[:limit]
-    agent = _agent(policy, device, taste)
+    agent = _agent(policy, device, taste, reward)
     with progress("stories", len(chosen)) as update:
         count = write_stories(
             agent, chosen, out, turns=turns, candidates=candidates, seed=seed, batch_size=batch_size, progress=update
@@ -257,11 +263,17 @@ def generate(
     print(f"{out}: {count} stories")
 
 
-@app.command(epilog=_epilog("storyrl score stories.jsonl --out scored.jsonl"))
+@app.command(
+    epilog=_epilog(
+        "storyrl score stories.jsonl --out scored.jsonl",
+        "storyrl score stories.jsonl --out scored.jsonl --reward goal=2 --reward premature=0",
+    )
+)
 def score(
     stories: Annotated[Path, typer.Argument(help="JSON Lines: {id?, premise?, goal?, text} a line.")],
     out: Annotated[Path, typer.Option("--out", help="The same lines with scores{} and reward.")],
-    taste: Annotated[Path | None, typer.Option(help="Folder of `storyrl fit preference`.")] = None,
+    taste: Taste_ = None,
+    reward: Reward_ = None,
     device: Device_ = "auto",
     threads: Threads_ = None,
     quiet: Quiet_ = False,
@@ -273,11 +285,11 @@ def score(
 
     set_up(quiet, threads)
     rows, texts = read_story_texts(stories)
-    reward = composite.build(device=device, preference=taste)
+    judge = composite.build(composite.parse_weights(reward or []), device, taste)
     scored = []
     with progress("scoring", len(texts)) as update:
         for start in range(0, len(texts), 64):
-            scored += reward.score(texts[start : start + 64])
+            scored += judge.score(texts[start : start + 64])
             update(len(scored))
     write_jsonl(out, [{**row, "scores": s.scores, "reward": s.reward} for row, s in zip(rows, scored, strict=True)])
     print(f"{out}: {len(rows)} stories scored")
@@ -290,7 +302,8 @@ def studio(
     policy: Policy_ = "storyteller",
     db: Db_ = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
-    taste: Annotated[Path | None, typer.Option(help="Folder of `storyrl fit preference`.")] = None,
+    taste: Taste_ = None,
+    reward: Reward_ = None,
     device: Device_ = "auto",
     threads: Threads_ = None,
     quiet: Quiet_ = False,
@@ -303,15 +316,16 @@ def studio(
 
     store = Store(db)
     say("loading models ...")
-    launch(_agent(policy, device, taste), store, host, port, browser)
+    launch(_agent(policy, device, taste, reward), store, host, port, browser)
 
 
-def _agent(policy: str, device: str, taste: Path | None) -> Any:
+def _agent(policy: str, device: str, taste: Path | None, reward: list[str] | None) -> Any:
     from rewards import composite
     from storyrl.agent import Agent
     from storyrl.policy import Policy
 
-    return Agent(Policy.load(policy, device), composite.build(device=device, preference=taste))
+    scores = composite.build(composite.parse_weights(reward or []), device, taste)
+    return Agent(Policy.load(policy, device), scores)
 
 
 @ratings_app.command("export", epilog=_epilog("storyrl ratings export --out pairs.jsonl"))

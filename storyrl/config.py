@@ -39,7 +39,8 @@ class TuneConfig:
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
     reward: Mapping[str, float] = field(default_factory=dict)
-    """Weights of the reward's terms, e.g. goal = 1.0; terms that are not named keep their default."""
+    """Weights of the reward's terms, e.g. goal = 1.0; terms that are not named keep their default, 0 switches one off,
+    and "module:function" = 1.0 adds a reward function of your own with TRL's signature."""
     truncated: Literal["keep", "drop"] = "keep"
     """Stories that met max_tokens: learn from them like from others, or give them no gradient."""
     eval_prompts: str = "starter:heldout"
@@ -79,7 +80,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), **direct: Any)
         key, equals, text = override.partition("=")
         if not equals:
             raise InputError(f"--set {override}: expected key=value")
-        given = _nested(key.strip().split("."), _value(text.strip()))
+        given = _nested(key.strip().split(".", 1), _value(text.strip()))
         _check(given, f"--set {override}")
         for name, value in given.items():
             merge = isinstance(value, dict) and isinstance(values.get(name), dict)
@@ -126,7 +127,7 @@ def to_toml(config: TuneConfig) -> str:
     """The settings as TOML that `load_config` reads back."""
     plain = {key: value for key, value in dataclasses.asdict(config).items() if key != "reward"}
     lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
-    lines += ["", "[reward]", *(f"{key} = {_toml(value)}" for key, value in config.reward.items())]
+    lines += ["", "[reward]", *(f"{_toml(key)} = {_toml(value)}" for key, value in config.reward.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from rewards.composite import DEFAULT_WEIGHTS
 from storyrl.cli import main
 from storyrl.store import Answer, Comparison, Store
 from storyrl.story import Prompt
@@ -108,7 +109,7 @@ def test_generate_score_report(prompts: Path, tmp_path: Path, tiny_folder: Any, 
     fields = {"id", "prompt", "turns", "text", "scores", "reward", "policy", "seed", "tokens"}
     assert [set(record) for record in records] == [fields] * 2
     assert records[0]["prompt"] == {"id": "a", "premise": "A door.", "goal": "It opens."}
-    assert set(records[0]["scores"]) == {"goal", "preference", "repetition"}
+    assert set(records[0]["scores"]) == set(DEFAULT_WEIGHTS)
     assert all(set(turn) == {"kind", "actor", "text"} for turn in records[0]["turns"])
 
     scored = tmp_path / "scored.jsonl"
@@ -118,6 +119,21 @@ def test_generate_score_report(prompts: Path, tmp_path: Path, tiny_folder: Any, 
     done = storyrl("report", "--before", out, "--after", again, "--out", tmp_path / "r.html")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "r.html").exists()
+
+
+def test_weights_and_own_rewards_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def words(completions, **columns):\n    return [len(c.split()) for c in completions]\n")
+    Path("s.jsonl").write_text('{"text": "A tale of four words and more.", "goal": "It ends."}\n')
+    weights = ["--reward", "mine:words=0.5", "--reward", "goal=0", "--reward", "preference=0", "--reward", "short=0"]
+    done = storyrl("score", "s.jsonl", "--out", "o.jsonl", *weights)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(Path("o.jsonl").read_text())
+    assert row["scores"]["mine:words"] == 7
+    assert "goal" not in row["scores"]
+    assert row["reward"] == pytest.approx(3.5)
+    refused("score", "s.jsonl", "--out", "o.jsonl", "--reward", "goal", says="expected name=weight")
+    refused("score", "s.jsonl", "--out", "o.jsonl", "--reward", "mine:none=1", says="cannot import it")
 
 
 def test_score_refuses_rows_without_text(tmp_path: Path) -> None:

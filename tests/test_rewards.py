@@ -1,6 +1,7 @@
 """Scorers on the real encoder, the composite, and the Bradley-Terry fit."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from rewards import composite
 from rewards.base import Scorer, StoryText
 from rewards.encoder import SentenceEncoder, shared_encoder
 from rewards.goal import GoalSimilarity
-from rewards.guards import Repetition
+from rewards.guards import GUARDS, AssistantTalk, Copying, Format, Premature, Repetition, TooShort
 from rewards.preference import features, fit
 from storyrl.errors import InputError
+from storyrl.files import read_jsonl
+from storyrl.sft import read_stories, shipped_stories
 
 _NEAR = StoryText(
     'He stood in the rain. "Come in," she said. At last she forgave her brother.', "Mira forgives her brother."
@@ -40,6 +43,101 @@ def test_repetition_by_hand() -> None:
     assert Repetition().score([StoryText("a b c d"), StoryText("a b c. a b c."), StoryText("")]) == [0.0, 0.5, 0.0]
 
 
+def score(guard: type[Scorer], text: str, goal: str = "", premise: str = "") -> float:
+    return guard().score([StoryText(text, goal, premise)])[0]
+
+
+def test_sentences_said_again_in_nearly_the_same_words_are_repetition() -> None:
+    assert score(Repetition, "He had a red jar. Then he had a red jar. It rained.") == pytest.approx(1 / 3)
+
+
+def test_premature_by_hand() -> None:
+    goal = "Mira forgives her brother."  # content words: mira, forgi, broth
+    late = "It rained. The road was long. They walked. Then Mira forgave him. Mira's brother was forgiven."
+    assert score(Premature, late, goal) == 0.0
+    early = "Mira forgives her brother. It rained. The road was long. They walked on. He sang. She slept."
+    assert score(Premature, early, goal) == 1.0
+    assert score(Premature, early, "") == 0.0
+
+
+def test_format_by_hand() -> None:
+    assert score(Format, '"Come in," said Mira.\n\nThe rain had stopped.\n\nThen he') == 0.0
+    assert score(Format, "[say Mira] Come in.\n\nThe rain had stopped.\n\nHe took the\n\nShe left.") == 0.5
+    assert score(Format, " ") == 1.0
+
+
+def test_assistant_talk_by_hand() -> None:
+    assert score(AssistantTalk, "Sure! Here is a story about a fox. The fox ran. I hope this helps!") == 0.5
+    assert score(AssistantTalk, '"Tell me a story," said Ann. He was certainly late. "Sure," she said.') == 0.0
+
+
+def test_copying_by_hand() -> None:
+    premise = "An old sailor has lost the map of the island."
+    assert score(Copying, "An old sailor has lost everything. He wept.", premise=premise) == pytest.approx(5 / 8)
+    assert (
+        score(
+            Copying,
+            "It rained and rained on and on. Mira forgives her brother. He slept.",
+            "Mira forgives her brother.",
+        )
+        == 0.5
+    )
+    assert score(Copying, "Mira forgave him.", "Mira forgives her brother.", premise) == 0.0
+
+
+def test_short_by_hand() -> None:
+    assert score(TooShort, "one two three four five") == pytest.approx(0.8)
+    assert score(TooShort, "word " * 25) == 0.0
+
+
+def test_guards_leave_written_stories_alone() -> None:
+    written = [StoryText.of(story) for story in read_stories(shipped_stories())]
+    for guard in GUARDS.values():
+        scores = guard().score(written)
+        assert sum(scores) / len(scores) < 0.03, guard.name
+
+
+def test_guards_catch_the_gaming_that_they_are_for() -> None:
+    """Handwritten attacks (rewards/data/gaming.jsonl): each kind by the guards that are for it.
+
+    An echo of the premise in other words, or a lie, is no matter for a guard: it takes a scorer that reads.
+    """
+    attacks = [row for _, row in read_jsonl(Path(composite.__file__).parent / "data" / "gaming.jsonl")]
+    assert len(attacks) == 40
+
+    def caught(kind: str, *names: str) -> int:
+        stories = [StoryText(a["text"], a["goal"], a["premise"]) for a in attacks if a["kind"] == kind]
+        return sum(max(GUARDS[name]().score([story])[0] for name in names) > 0.15 for story in stories)
+
+    assert caught("looped", "repetition") == 5
+    assert caught("assistant_talk", "assistant", "format", "copying") == 5
+    assert caught("prompt_echoed", "copying") >= 2
+    assert caught("goal_repeated", "repetition", "premature", "copying") == 5
+
+
+def double_words(prompts: list[str], completions: list[str], goal: list[str], **columns: object) -> list[float]:
+    """A reward function as people write them for TRL."""
+    return [2.0 * len(text.split()) + len(aim) for text, aim in zip(completions, goal, strict=True)]
+
+
+def test_a_reward_function_of_the_users_own() -> None:
+    name = f"{__name__}:double_words"
+    off = dict.fromkeys(composite.DEFAULT_WEIGHTS, 0.0)
+    (result,) = composite.build({**off, name: 0.5}).score([StoryText("Four words stand here.", "Aim")])
+    assert result.scores == {name: 11.0}
+    assert result.reward == 5.5
+    for wrong in ("no_such_module:f", f"{__name__}:nothing", ":"):
+        with pytest.raises(InputError, match="cannot import"):
+            composite.build({wrong: 1.0})
+
+
+def test_weights_on_the_command_line() -> None:
+    assert composite.parse_weights(["goal=2", "a.b:f=-0.5"]) == {"goal": 2.0, "a.b:f": -0.5}
+    for wrong in ("goal", "goal=much", "goal=nan"):
+        with pytest.raises(InputError, match="name=weight"):
+            composite.parse_weights([wrong])
+
+
 class Constant(Scorer):
     def __init__(self, name: str, value: float):
         self.name, self.value = name, value
@@ -57,14 +155,17 @@ def test_composite_by_hand() -> None:
     bars = whole.bars(result.scores)
     assert bars["up"] == pytest.approx(0.5 * (1 + math.erf(0.5 / math.sqrt(2))))
     assert bars["down"] == pytest.approx(1 - bars["up"])
+    assert "clean" not in bars
+    guarded = composite.build()
+    assert guarded.bars({**dict.fromkeys(guarded.terms, 0.0), "copying": 0.25})["clean"] == 0.75
 
 
 def test_unknown_and_switched_off_terms() -> None:
-    assert set(composite.build({"preference": 0}).terms) == {"goal", "repetition"}
+    assert set(composite.build({"preference": 0}).terms) == {"goal", *GUARDS}
     with pytest.raises(InputError, match="did you mean 'goal'"):
         composite.build({"gaol": 1.0})
     with pytest.raises(InputError, match="every term"):
-        composite.build({"goal": 0, "preference": 0, "repetition": 0})
+        composite.build(dict.fromkeys(composite.DEFAULT_WEIGHTS, 0))
 
 
 def test_bradley_terry_recovers_known_weights() -> None:

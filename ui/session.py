@@ -4,18 +4,20 @@ Every text that a person or the model wrote is escaped here, where it becomes HT
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
 
 from pydantic import ValidationError
 
+from rewards.guards import GUARDS
 from storyrl.agent import Suggestion
 from storyrl.errors import InputError, first_problem
 from storyrl.store import ShownCandidate
 from storyrl.story import Kind, Prompt, Story, Turn
 
 _AUTHORS = {"writer": "you", "policy": "model", "edited": "model, edited by you"}
-_TERMS = {"preference": "taste", "repetition": "no repetition"}  # the scorers' names in the reader's words
+_TERMS = {"preference": "taste"}  # the scorers' names in the reader's words
 _SPAN = 3.0  # the bar of the total reaches from -3 to +3 standard deviations
 
 
@@ -136,17 +138,21 @@ def card(suggestion: Suggestion, has_goal: bool) -> str:
     turn = suggestion.turn
     who = f"{turn.actor} {'says' if turn.kind is Kind.SAY else 'acts'}" if turn.actor else "Narration"
     names = [name for name in suggestion.bars if has_goal or name != "goal"]
-    bars = "".join(_bar(name, suggestion.bars[name], suggestion.scores[name]) for name in names)
+    bars = "".join(_bar(name, suggestion.bars[name], suggestion.scores) for name in names)
     return (
         f'<div class="card"><p class="who">{escape(who)}</p><p class="words">{escape(turn.text)}</p>'
         f'<div class="bars">{bars}{_total(suggestion.reward)}</div></div>'
     )
 
 
-def _bar(name: str, share: float, score: float) -> str:
+def _bar(name: str, share: float, scores: Mapping[str, float]) -> str:
     percent = round(100 * share)
     word = _TERMS.get(name, name)
-    label = f"{word}: better than {percent} % of the model's usual stories (score {score:.2f})"
+    if name == "clean":
+        faults = ", ".join(f"{guard} {scores[guard]:.0%}" for guard in GUARDS if scores.get(guard))
+        label = f"clean: {faults or 'no fault found'}"
+    else:
+        label = f"{word}: better than {percent} % of the model's usual stories (score {scores[name]:.2f})"
     return _meter(word, label, percent, f"{percent} %", "term")
 
 
