@@ -13,11 +13,12 @@ from storyrl.story import Story, prose
 
 @dataclass(frozen=True)
 class StoryText:
-    """What scorers look at: the finished text (without the prompt) and what it was asked to be."""
+    """What scorers look at: the text (without the prompt), what it was asked to be, and whether it is all of it."""
 
     text: str
     goal: str = ""
     premise: str = ""
+    finished: bool = True
 
     @classmethod
     def of(cls, story: Story) -> "StoryText":

@@ -96,13 +96,13 @@ class Copying(Scorer):
 
 
 class TooShort(Scorer):
-    """How far the story falls short of 25 words, 0 to 1."""
+    """How far a finished story falls short of 25 words, 0 to 1."""
 
     name = "short"
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """Share of the 25 words that are missing."""
-        return [max(0.0, 1 - len(_words(story.text)) / _SHORTEST) for story in stories]
+        return [max(0.0, 1 - len(_words(s.text)) / _SHORTEST) if s.finished else 0.0 for s in stories]
 
 
 def _words(text: str) -> list[str]:

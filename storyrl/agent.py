@@ -47,7 +47,7 @@ class Agent:
         ranked: list[list[Suggestion]] = []
         offers = [list({c.turn: c for c in candidates if c.turn}.values()) for candidates in drawn]
         texts = [
-            StoryText(prose([*story.turns, offer.turn]), story.prompt.goal, story.prompt.premise)
+            StoryText(prose([*story.turns, offer.turn]), story.prompt.goal, story.prompt.premise, finished=False)
             for story, row in zip(stories, offers, strict=True)
             for offer in row
             if offer.turn

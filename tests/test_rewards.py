@@ -88,6 +88,7 @@ def test_copying_by_hand() -> None:
 def test_short_by_hand() -> None:
     assert score(TooShort, "one two three four five") == pytest.approx(0.8)
     assert score(TooShort, "word " * 25) == 0.0
+    assert TooShort().score([StoryText("A first turn.", finished=False)]) == [0.0]
 
 
 def test_guards_leave_written_stories_alone() -> None:
