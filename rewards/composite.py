@@ -30,7 +30,7 @@ from storyrl.files import write_json
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "goal": 1.0,
     "preference": 0.5,
-    "repetition": -10.0,
+    "repetition": -20.0,
     "premature": -1.0,
     "format": -4.0,
     "assistant": -8.0,

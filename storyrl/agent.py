@@ -21,7 +21,7 @@ class Suggestion:
     turn: Turn
     text: str
     scores: dict[str, float]
-    bars: dict[str, float]  # 0..1: the share of the policy's usual stories that score worse
+    bars: dict[str, float]  # 0..1, see Composite.bars
     reward: float
     tokens: int
     whole: bool

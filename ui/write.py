@@ -141,7 +141,11 @@ class WriteTab:
             if session and there:
                 html = steps.card(session.suggestions[number], bool(session.story.prompt.goal))
             cards += [gr.update(visible=there), html]
-        hint = "Bars: how many of the model's usual stories score lower." if session and session.suggestions else ""
+        hint = (
+            "Bars: how many of the model's usual stories score lower; clean: how free of faults."
+            if session and session.suggestions
+            else ""
+        )
         return [
             session,
             session.story.id if session else None,
