@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo studio test test-fast checks bench screenshots clean
+.PHONY: setup demo studio test test-fast checks bench bench-rewards screenshots clean
 
 # torch first and by its exact version: an open range would fetch a much larger build on some machines.
 .venv/ready: pyproject.toml
@@ -35,6 +35,11 @@ test: setup checks
 
 bench: setup
 	$(BIN)/python tests/bench/decode.py
+
+# DATA is the folder with the public sets that rewards/weights/README.md names.
+bench-rewards: setup
+	@test -d "$(DATA)" || { echo "make bench-rewards DATA=FOLDER: the folder with lamp/, nli/, ... (see rewards/weights/README.md)"; exit 2; }
+	$(BIN)/python -m tests.bench.judges $(DATA)
 
 screenshots: setup
 	$(BIN)/python tests/screenshots.py

@@ -82,15 +82,20 @@ def end_at_sentence(text: str) -> tuple[str, bool]:
 
     Returns the text and whether it now ends with a sentence; without any sentence end the text comes back whole.
     """
-    ends = [m.end() for m in _SENTENCE_END.finditer(text) if not _NOT_AN_END.search(text[: m.end()])]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _is_title(text, match.end())]
     return (text[: ends[-1]], True) if ends else (text, False)
+
+
+def _is_title(text: str, end: int) -> bool:
+    """Whether the full stop at `end` belongs to a title before a name (Mr., Dr.)."""
+    return _NOT_AN_END.search(text[max(0, end - 6) : end]) is not None
 
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of a text, by punctuation; never empty strings."""
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):
-        if not _NOT_AN_END.search(text[: match.end()]):
+        if not _is_title(text, match.end()):
             sentences.append(text[start : match.end()].strip())
             start = match.end()
     sentences.append(text[start:].strip())

@@ -2,11 +2,11 @@
 
     reward(story) = sum over terms of weight * (score - mean) / deviation
 
-mean and deviation of the goal and preference scores were measured on samples of the default policy
-(weights/standard.json), so a weight of 1 means: one standard deviation of the policy's usual stories. Guards are shares
-from 0 to 1 that are nearly always 0, and a reward of the user's own comes in its own unit: both stand as they are (mean
-0, deviation 1), so that a guard's weight is what a story of nothing but that fault costs. In tuning, beta * KL is taken
-off this sum.
+mean and deviation of the learned scores were measured on samples of the default policy (weights/standard.json), so a
+weight of 1 means: one standard deviation of the policy's usual stories. Guards are shares from 0 to 1 that are nearly
+always 0, and a reward of the user's own comes in its own unit: both stand as they are (mean 0, deviation 1), so that a
+guard's weight is what a story of nothing but that fault costs. `shaping` and `verbs` (rewards/shaping.py) are off
+unless a weight is given. In tuning, beta * KL is taken off this sum.
 """
 
 import functools
@@ -20,12 +20,11 @@ from importlib import resources
 from pathlib import Path
 
 from rewards.base import Scorer, StoryText
-from rewards.encoder import shared_encoder
-from rewards.goal import GoalSimilarity
+from rewards.goal import GoalReached
 from rewards.guards import GUARDS
 from rewards.preference import Preference
+from rewards.shaping import Shaping, VerbDistance
 from storyrl.errors import InputError, nearest
-from storyrl.files import write_json
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "goal": 1.0,
@@ -36,6 +35,8 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "assistant": -8.0,
     "copying": -6.0,
     "short": -4.0,
+    "shaping": 0.0,
+    "verbs": 0.0,
 }
 
 
@@ -90,13 +91,16 @@ class Composite:
     def bars(self, scores: Mapping[str, float]) -> dict[str, float]:
         """What to show of the scores, each from 0 to 1, more being better.
 
-        For a standardised term the share of the default policy's stories that this one beats, by the normal curve
-        through the measured mean and deviation (turned over where the weight is negative). All guards together are one
-        bar, `clean`: 1 minus the worst of them. Rewards of the user's own have no scale and no bar.
+        A probability stands as it is. For another standardised term it is the share of the default policy's stories
+        that this one beats, by the normal curve through the measured mean and deviation (turned over where the weight
+        is negative). All guards together are one bar, `clean`: 1 minus the worst of them. Rewards of the user's own
+        have no scale and no bar.
         """
         bars = {}
         for name, term in self.terms.items():
-            if name not in GUARDS and ":" not in name:
+            if isinstance(term.scorer, GoalReached):
+                bars[name] = scores[name]
+            elif name not in GUARDS and ":" not in name:
                 bars[name] = _normal(math.copysign(1.0, term.weight) * term.standardised(scores[name]))
         guards = [scores[name] for name in self.terms if name in GUARDS]
         return {**bars, "clean": 1 - max(guards)} if guards else bars
@@ -135,7 +139,8 @@ def _normal(x: float) -> float:
     return 0.5 * (1 + math.erf(x / math.sqrt(2)))
 
 
-def _standard_file() -> Path:
+def standard_file() -> Path:
+    """Mean and deviation of the learned scores on the default policy's stories."""
     return Path(str(resources.files("rewards").joinpath("weights", "standard.json")))
 
 
@@ -147,15 +152,17 @@ def build(
     Args:
         weights: by term; terms that are not named keep their default weight, 0 switches one off; a name
             `module:function` adds a reward of the user's own.
-        preference: a folder of `storyrl fit preference`; None: the shipped weights.
+        preference: a folder of `storyrl fit preference`, whose taste is added to the shipped weights; None: no taste.
 
     Raises:
         InputError: an unknown term, or all switched off.
     """
-    encoder = shared_encoder(device)
+    goal = functools.cache(lambda: GoalReached(device=device))
     makers: dict[str, Callable[[], Scorer]] = {
-        "goal": lambda: GoalSimilarity(encoder),
-        "preference": lambda: Preference(preference, encoder),
+        "goal": goal,
+        "preference": lambda: Preference(preference),
+        "shaping": lambda: Shaping(goal()),
+        "verbs": VerbDistance,
         **GUARDS,
     }
     for name in weights or {}:
@@ -168,7 +175,7 @@ def build(
         raise InputError("reward: every term has weight 0; give at least one another weight")
     standard = {
         name: {"mean": row["mean"], "deviation": row["deviation"]}
-        for name, row in json.loads(_standard_file().read_text(encoding="utf-8")).items()
+        for name, row in json.loads(standard_file().read_text(encoding="utf-8")).items()
     }
     return Composite(
         [
@@ -194,14 +201,3 @@ def parse_weights(options: Sequence[str]) -> dict[str, float]:
         if not equals or not math.isfinite(weights[name.strip()]):
             raise InputError(f"--reward {option}: expected name=weight, e.g. goal=2")
     return weights
-
-
-def standardise(scorers: Sequence[Scorer], stories: Sequence[StoryText]) -> None:
-    """Measure each scorer's mean and deviation on the default policy's stories and write weights/standard.json."""
-    standard = {}
-    for scorer in scorers:
-        scores = scorer.score(stories)
-        mean = sum(scores) / len(scores)
-        deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
-        standard[scorer.name] = {"mean": mean, "deviation": deviation, "stories": len(scores)}
-    write_json(_standard_file(), standard)

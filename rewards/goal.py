@@ -1,45 +1,170 @@
-"""Goal score, first version: how near the story's nearest passage comes to the goal's sentence in meaning.
+"""Goal score: the probability that the event which the goal states has happened in the story.
 
-A stand-in: it sees the topic of the goal, not whether the event has happened ("Mira wanted to forgive him" scores
-high). A goal-reaching classifier is to replace it.
+A small encoder (rewards/reader.py) reads each sentence together with the goal, as in SummaC (Laban et al. 2022), and
+the story has reached the goal when one of its sentences tells it. It was trained by rewards/train_goal.py;
+weights/README.md says on what, and how well it does. What takes several sentences to see (an event undone later, or
+implied by what follows) it does not see: tried on whole stories this small network learned nothing but their length.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
+from prompts.template import split_sentences
 from rewards.base import Scorer, StoryText
-from rewards.encoder import SentenceEncoder, shared_encoder
+from rewards.files import read_tensors, write_tensors
+from rewards.reader import MAX_GOAL_TOKENS, MAX_STORY_TOKENS, Reader, from_bert, pack
+from storyrl import models
+from storyrl.errors import InputError
+from storyrl.story import Story, prose
 
-_WINDOWS = (1, 2, 3)  # sentences
+_BATCH_TOKENS = 4096  # padding included
+_SPEAKER = re.compile(r"""["”],? (said [^."”]{1,60}\.)$""")
+_ONLY_SPEAKER = re.compile(r"""["”\s]*said [^."”]{1,60}\.""")
+_FROZEN = ("words.weight", "places.weight")  # those of the sentence encoder, not stored again
 
 
-class GoalSimilarity(Scorer):
-    """Cosine similarity of goal and best-matching passage of one to three sentences; unit: cosine, -1 to 1.
-
-    A story without words scores 0, and so does one without a goal.
-    """
+class GoalReached(Scorer):
+    """P(the goal's event has happened | story, goal), 0 to 1, calibrated; 0 for a story without words or goal."""
 
     name = "goal"
 
-    def __init__(self, encoder: SentenceEncoder | None = None):
-        self.encoder = encoder or shared_encoder()
+    def __init__(self, weights: Path | None = None, device: str = "auto"):
+        self._device = models.pick_device(device)
+        self.tokens = Tokens()
+        self.reader, self._calibration = load_reader(weights or shipped_weights())
+        self.reader.to(self._device).eval()
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
-        """Similarity of each story."""
-        goals = self.encoder.encode([story.goal for story in stories])
-        passages = self.encoder.encode_stories([story.text for story in stories])
-        return [
-            best_match(vectors, goal) if story.goal else 0.0
-            for story, vectors, goal in zip(stories, passages, goals, strict=True)
-        ]
+        """The probability for each story."""
+        pieces = [sentences(story.text) if story.goal.strip() else [] for story in stories]
+        logits = iter(self._read([(p, story.goal) for own, story in zip(pieces, stories, strict=True) for p in own]))
+        rows = [torch.tensor([next(logits) for _ in own]) for own in pieces]
+        return [float(self.probability(row.max())) if len(row) else 0.0 for row in rows]
+
+    def probability(self, log_odds: Tensor) -> Tensor:
+        """The calibrated probability of the network's log-odds."""
+        scale, shift = self._calibration
+        return torch.sigmoid(scale * log_odds + shift)
+
+    @torch.no_grad()
+    def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The network's log-odds for pairs of sentence and goal, nats; each pair that comes twice is read once."""
+        known = dict.fromkeys(pairs, 0.0)
+        ids = {pair: (self.tokens.piece(pair[0]), self.tokens.goal(pair[1])) for pair in known}
+        order = sorted(known, key=lambda pair: len(ids[pair][0]) + len(ids[pair][1]))
+        for rows in _batches(order, [len(ids[pair][0]) + len(ids[pair][1]) + 4 for pair in order]):
+            batch = pack([ids[p][0] for p in rows], [[ids[p][1]] for p in rows], self.tokens.cls, self.tokens.sep)
+            known.update(zip(rows, self.reader(batch.to(self._device)).tolist(), strict=True))
+        return [known[pair] for pair in pairs]
+
+    def progress(self, story: Story) -> list[float]:
+        """The probability after each turn of the story, [turns]: the progress meter, at the price of one reading."""
+        prompt = story.prompt
+        return self.score(
+            [
+                StoryText(prose(story.turns[:count]), prompt.goal, prompt.premise, finished=False)
+                for count in range(1, len(story.turns) + 1)
+            ]
+        )
 
 
-def best_match(sentences: torch.Tensor, goal: torch.Tensor) -> float:
-    """Largest cosine of `goal` [D] with the mean of up to three neighbouring rows of `sentences` [S, D]."""
-    best = [
-        torch.nn.functional.cosine_similarity(sentences.unfold(0, width, 1).mean(dim=2), goal[None], dim=1).max()
-        for width in _WINDOWS
-        if len(sentences) >= width
-    ]
-    return max((float(value) for value in best), default=0.0)
+def sentences(text: str) -> list[str]:
+    """The story's sentences, those of a speech each with its speaker (`... said Mira.`)."""
+    found = []
+    for paragraph in text.split("\n"):
+        speaker = _SPEAKER.search(paragraph.strip())
+        for sentence in split_sentences(paragraph):
+            if not _ONLY_SPEAKER.fullmatch(sentence):
+                found.append(f"{sentence} {speaker[1]}" if speaker and not sentence.endswith(speaker[1]) else sentence)
+    return found
+
+
+def _batches(rows: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[str, str]]]:
+    """Rows sorted by length, in batches of at most _BATCH_TOKENS with padding."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or (stop + 1 - start) * lengths[stop] > _BATCH_TOKENS:
+            yield rows[start:stop]
+            start = stop
+
+
+class Tokens:
+    """Word pieces of sentences and goals, without the special ones."""
+
+    def __init__(self) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(models.pull("minilm"), local_files_only=True)
+        self.cls, self.sep = int(self._tokenizer.cls_token_id), int(self._tokenizer.sep_token_id)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def goal(self, text: str) -> list[int]:
+        """Ids of a goal, cut to what the network takes."""
+        return self._ids(text)[: MAX_GOAL_TOKENS - 2]
+
+    def piece(self, text: str) -> list[int]:
+        """Ids of a sentence, cut to what the network takes."""
+        return self._ids(text)[: MAX_STORY_TOKENS - 2]
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def shipped_weights() -> Path:
+    """The weights inside the package."""
+    return Path(str(resources.files("rewards").joinpath("weights", "goal.safetensors")))
+
+
+def bundled_reader() -> Reader:
+    """The network with the sentence encoder's weights: where training starts."""
+    reader = Reader()
+    state = from_bert(load_file(models.pull("minilm") / "model.safetensors"))
+    reader.load_state_dict(state, strict=False)
+    return reader
+
+
+def save_reader(reader: Reader, calibration: tuple[float, float], path: Path) -> None:
+    """Write the trained weights, matrices as 8-bit integers with one scale a row: a quarter of the size."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in reader.state_dict().items():
+        if name in _FROZEN:
+            continue
+        if tensor.dim() == 2 and tensor.shape[0] > 1:
+            scale = tensor.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            state[name] = (tensor / scale).round().to(torch.int8)
+            state[f"{name}.scale"] = scale
+        else:
+            state[name] = tensor.contiguous()
+    write_tensors(state | {"calibration": torch.tensor(calibration)}, path)
+
+
+@cache
+def load_reader(path: Path) -> tuple[Reader, tuple[float, float]]:
+    """The trained network and its calibration (scale, shift).
+
+    Raises:
+        InputError: no such weights, or not this network's.
+    """
+    state = read_tensors(path)
+    try:
+        scale, shift = state.pop("calibration").tolist()
+        scales = {name: state.pop(name) for name in list(state) if name.endswith(".scale")}
+        for name, rows in scales.items():
+            state[name.removesuffix(".scale")] = state[name.removesuffix(".scale")].float() * rows
+        reader = bundled_reader()
+        missing = set(reader.load_state_dict(state, strict=False).missing_keys) - set(_FROZEN)
+        if missing:
+            raise KeyError(sorted(missing)[0])
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: no goal weights ({error}); train some with python -m rewards.train_goal") from error
+    return reader, (scale, shift)

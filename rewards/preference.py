@@ -1,29 +1,34 @@
-"""Preference score: a Bradley-Terry model of people's choices on frozen sentence embeddings.
+"""Preference score: a Bradley-Terry model of people's choices, and what one writer's taste adds to it.
 
-r(x, y) is linear in features of the story y given its premise x; it is fitted on pairs (chosen y_w, rejected y_l) by
+r(x, y) is linear in features of the story y (and its premise x). It is fitted on pairs (chosen y_w, rejected y_l) by
 
     loss = -log sigmoid(r(x, y_w) - r(x, y_l))            (Bradley & Terry 1952; Ziegler et al. 2019, eq. 1)
 
-for one epoch, as reward models are, against overfitting.
+for one epoch, as reward models are, against overfitting. The features are the measures of rewards/style.py, each as a
+curve (a line that may bend at four knots), and the story's words. No neural network runs: scoring takes a millisecond
+a story, and what moves the score can be read off the weights. A folder of `storyrl fit preference` adds a taste
+(rewards/taste.py), which does look at sentence embeddings.
 """
 
-import tempfile
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rewards.base import Scorer, StoryText
-from rewards.encoder import SentenceEncoder, shared_encoder
+from rewards.files import read_tensors, write_tensors
+from rewards.style import HASHED_WORDS, NAMES, WordPairs, hashed_words, measures
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 
-_PLAIN_FEATURES = 5
+_KNOTS = (0.1, 0.35, 0.65, 0.9)  # quantiles at which a measure's line may bend
+_FURTHEST = 4.0  # deviations; measures beyond count as this
 
 
 def shipped_weights() -> Path:
@@ -31,63 +36,114 @@ def shipped_weights() -> Path:
     return Path(str(resources.files("rewards").joinpath("weights", "preference.safetensors")))
 
 
+@dataclass(frozen=True)
+class Features:
+    """Turns stories into rows of numbers; fitted once, on the training texts, and shipped with the weights."""
+
+    pairs: WordPairs
+    mean: Tensor  # [M] of each measure
+    deviation: Tensor  # [M]
+    knots: Tensor  # [M, K] in deviations
+
+    @property
+    def size(self) -> int:
+        """F, the number of features."""
+        return len(NAMES) * (1 + len(_KNOTS)) + HASHED_WORDS
+
+    @classmethod
+    def fit(cls, pairs: WordPairs, texts: Sequence[tuple[str, str]]) -> "Features":
+        """Means, deviations and knots over training texts, given as (text, premise)."""
+        rows = torch.tensor([measures(text, pairs, premise) for text, premise in texts])
+        mean, deviation = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
+        scaled = ((rows - mean) / deviation).clamp(-_FURTHEST, _FURTHEST)
+        return cls(pairs, mean, deviation, torch.quantile(scaled, torch.tensor(_KNOTS), dim=0).T.contiguous())
+
+    def scaled(self, stories: Sequence[StoryText]) -> Tensor:
+        """The measures in deviations from their mean, [B, M]."""
+        rows = torch.tensor([measures(story.text, self.pairs, story.premise) for story in stories])
+        return ((rows - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
+
+    def __call__(self, stories: Sequence[StoryText]) -> Tensor:
+        """Features [B, F]: measures, their bends, hashed words."""
+        if not stories:
+            return torch.zeros(0, self.size)
+        scaled = self.scaled(stories)
+        bends = (scaled[:, :, None] - self.knots).clamp(min=0).flatten(1)
+        return torch.cat([scaled, bends, torch.stack([hashed_words(story.text) for story in stories])], dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a weights file holds of this."""
+        own = {"mean": self.mean, "deviation": self.deviation, "knots": self.knots}
+        return own | {f"words.{name}": tensor for name, tensor in self.pairs.tensors.items()}
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """r(x, y) = features . weight; differences are log-odds (nats) that a reader prefers one story."""
+
+    features: Features
+    weight: Tensor  # [F]
+
+    def scores(self, stories: Sequence[StoryText]) -> Tensor:
+        """r of each story, [B]."""
+        return self.features(stories) @ self.weight
+
+    def save(self, path: Path) -> None:
+        """Write as one safetensors file, whole or not at all."""
+        write_tensors(self.features.tensors() | {"weight": self.weight.contiguous()}, path)
+
+
+@functools.cache
+def load_shipped(path: Path) -> BradleyTerry:
+    """The model of a weights file.
+
+    Raises:
+        InputError: no such file, or not of this kind.
+    """
+    tensors = read_tensors(path)
+    try:
+        pairs = WordPairs(tensors["words.pairs"], tensors["words.words"])
+        features = Features(pairs, tensors["mean"], tensors["deviation"], tensors["knots"])
+        model = BradleyTerry(features, tensors["weight"])
+        if len(features.mean) != len(NAMES) or len(model.weight) != features.size:
+            raise KeyError("made by another version of storyrl")
+    except KeyError as error:
+        raise InputError(f"{path}: no preference weights ({error}); fit some with `storyrl fit preference`") from error
+    return model
+
+
 class Preference(Scorer):
-    """r(x, y) of the Bradley-Terry model: differences are log-odds (nats) that a reader prefers one story."""
+    """The shipped model's r(x, y), plus one writer's taste when a folder of `storyrl fit preference` is given; nats."""
 
     name = "preference"
 
-    def __init__(self, weights: Path | None = None, encoder: SentenceEncoder | None = None):
-        path = weights or shipped_weights()
-        path = path / "preference.safetensors" if path.is_dir() else path
-        try:
-            self.weight = load_file(path)["weight"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(
-                f"{path}: no preference weights ({error}); fit some with `storyrl fit preference`"
-            ) from error
-        self.encoder = encoder or shared_encoder()
+    def __init__(self, folder: Path | None = None):
+        from rewards.taste import Taste
+
+        self.shipped = load_shipped(shipped_weights())
+        self.taste = Taste.load(folder) if folder else None
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """r of each story."""
-        return (features(stories, self.encoder) @ self.weight).tolist() if stories else []
-
-
-def features(stories: Sequence[StoryText], encoder: SentenceEncoder) -> torch.Tensor:
-    """Features [B, 384 + 5] of stories: the mean sentence vector, and five measures of cohesion.
-
-    The five: mean cosine of neighbouring sentences, mean and least cosine with the premise, spread of the sentences
-    around their mean, log of the mean sentence length in words (scaled).
-    """
-    premises = encoder.encode([story.premise for story in stories])
-    rows = []
-    for story, premise, vectors in zip(
-        stories, premises, encoder.encode_stories([s.text for s in stories]), strict=True
-    ):
-        if len(vectors) == 0:
-            rows.append(torch.zeros(encoder.dimension + _PLAIN_FEATURES))
-            continue
-        to_premise = vectors @ premise if story.premise else torch.zeros(1)
-        neighbours = (vectors[1:] * vectors[:-1]).sum(dim=1) if len(vectors) > 1 else torch.zeros(1)
-        words = torch.tensor(len(story.text.split()) / len(vectors))
-        mean = vectors.mean(dim=0)
-        plain = torch.stack([neighbours.mean(), to_premise.mean(), to_premise.min(), 1 - mean.norm(), words.log() / 3])
-        rows.append(torch.cat([mean, plain]))
-    return torch.stack(rows)
+        if not stories:
+            return []
+        general = self.shipped.scores(stories)
+        return (general if self.taste is None else self.taste.scores(stories, general)).tolist()
 
 
 def fit(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    margins: torch.Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    margins: Tensor,
     *,
     epochs: int = 1,
     learning_rate: float = 0.05,
     batch_size: int = 8,
     weight_decay: float = 0.01,
-    start: torch.Tensor | None = None,
+    start: Tensor | None = None,
     seed: int = 0,
-) -> torch.Tensor:
-    """Weights [F] of the Bradley-Terry model.
+) -> Tensor:
+    """Weights [F] of the Bradley-Terry model, by AdamW with a linearly falling learning rate.
 
     Args:
         chosen, rejected: features [N, F] of the two sides of N pairs.
@@ -128,27 +184,3 @@ def read_pairs(path: Path) -> list[Mapping[str, Any]]:
     if not pairs:
         raise InputError(f"{path}: holds no pairs; rate some stories first")
     return pairs
-
-
-def pair_features(
-    pairs: Sequence[Mapping[str, Any]], encoder: SentenceEncoder
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features of the chosen sides, of the rejected sides, [N, F] each, and margins [N]."""
-    sides = [
-        features([StoryText(p[side], p.get("goal", ""), p.get("premise", "")) for p in pairs], encoder)
-        for side in ("chosen", "rejected")
-    ]
-    return sides[0], sides[1], torch.tensor([float(p.get("margin", 1.0)) for p in pairs])
-
-
-def save(weight: torch.Tensor, folder: Path) -> Path:
-    """Write `preference.safetensors` into `folder`, whole or not at all."""
-    path = folder / "preference.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            save_file({"weight": weight.contiguous()}, Path(scratch) / path.name)
-            (Path(scratch) / path.name).replace(path)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write ({error.strerror or error})") from error
-    return path

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Language models: list, fetch, look at, export.")
 ratings_app = typer.Typer(no_args_is_help=True, help="What people said of stories.")
-fit_app = typer.Typer(no_args_is_help=True, help="Fit a reward model.")
+fit_app = typer.Typer(no_args_is_help=True, help="Learn what a writer likes.")
 app.add_typer(models_app, name="models")
 app.add_typer(ratings_app, name="ratings")
 app.add_typer(fit_app, name="fit")
@@ -212,17 +212,22 @@ def fit_preference(
     db: Db_ = None,
     quiet: Quiet_ = False,
 ) -> None:
-    """Fit the preference model to people's choices, starting from the shipped weights."""
-    from rewards import preference
-    from storyrl.store import Store, preferences
+    """Learn a writer's taste from their choices, on top of the shipped preference model."""
+    from rewards.choices import choices_from_pairs, choices_from_store
+    from rewards.taste import Taste
+    from storyrl.store import Store
 
     set_up(quiet, None)
-    chosen = preference.read_pairs(pairs) if pairs else preferences(Store(db))
-    if not chosen:
+    if pairs:
+        choices = choices_from_pairs(pairs)
+    else:
+        store = Store(db)
+        choices = choices_from_store(store.comparisons(), store.ratings(), store.shown())
+    if not choices:
         raise InputError("the database holds no comparisons yet; rate some stories in `storyrl studio`")
-    scorer = preference.Preference()
-    weight = preference.fit(*preference.pair_features(chosen, scorer.encoder), start=scorer.weight)
-    print(f"{preference.save(weight, out)}: fitted on {len(chosen)} pairs")
+    with progress("reading the stories", 2 * len(choices)) as update:
+        taste = Taste.learn(choices, update)
+    print(f"{taste.save(out)}: learned from {len(choices)} choices")
 
 
 # --- stories --------------------------------------------------------------------------------------------------------

@@ -60,6 +60,15 @@ class ShownCandidate:
 
 
 @dataclass(frozen=True)
+class ShownTurn:
+    """All candidates that a writer saw for one turn, the oldest first, and the turns before it as they are now."""
+
+    prompt: Prompt
+    before: tuple[Turn, ...]
+    candidates: tuple[ShownCandidate, ...]
+
+
+@dataclass(frozen=True)
 class Rating:
     """A mark from 1 to 5 for one aspect of a text."""
 
@@ -250,15 +259,7 @@ class Store:
     def load_story(self, story_id: str) -> Story | None:
         """The story of that id, or None."""
         with self._session() as session:
-            row = session.get(_StoryRow, story_id)
-            if row is None:
-                return None
-            query = sa.select(_TurnRow).where(_TurnRow.story_id == story_id).order_by(_TurnRow.position)
-            turns = tuple(
-                Turn.model_validate({"kind": Kind(t.kind), "actor": t.actor, "text": t.text, "author": t.author})
-                for t in session.scalars(query)
-            )
-            return Story(id=story_id, prompt=Prompt.model_validate(row.prompt), turns=turns)
+            return _story(session, story_id)
 
     def list_stories(self) -> list[StoryInfo]:
         """All stories, the latest first."""
@@ -300,6 +301,21 @@ class Store:
                 )
                 for c in shown
             )
+
+    def shown(self) -> list[ShownTurn]:
+        """The candidates of every turn, by story and position; not those of turns that a story no longer reaches."""
+        query = sa.select(_CandidateRow).order_by(_CandidateRow.story_id, _CandidateRow.position, _CandidateRow.id)
+        with self._session() as session:
+            places: dict[tuple[str, int], list[ShownCandidate]] = {}
+            for row in session.scalars(query):
+                candidate = ShownCandidate(_turn(row), row.scores, row.reward, row.picked)
+                places.setdefault((row.story_id, row.position), []).append(candidate)
+            stories = {story_id: _story(session, story_id) for story_id, _ in places}
+        return [
+            ShownTurn(story.prompt, story.turns[:position], tuple(candidates))
+            for (story_id, position), candidates in places.items()
+            if (story := stories[story_id]) and position <= len(story.turns)
+        ]
 
     def add_rating(self, rating: Rating) -> None:
         """Store a rating."""
@@ -360,6 +376,19 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _story(session: Session, story_id: str) -> Story | None:
+    row = session.get(_StoryRow, story_id)
+    if row is None:
+        return None
+    query = sa.select(_TurnRow).where(_TurnRow.story_id == story_id).order_by(_TurnRow.position)
+    turns = tuple(_turn(turn, turn.author) for turn in session.scalars(query))
+    return Story(id=story_id, prompt=Prompt.model_validate(row.prompt), turns=turns)
+
+
+def _turn(row: _TurnRow | _CandidateRow, author: str = "policy") -> Turn:
+    return Turn.model_validate({"kind": Kind(row.kind), "actor": row.actor, "text": row.text, "author": author})
 
 
 def _title(prompt: Prompt) -> str:

@@ -109,7 +109,7 @@ def test_generate_score_report(prompts: Path, tmp_path: Path, tiny_folder: Any, 
     fields = {"id", "prompt", "turns", "text", "scores", "reward", "policy", "seed", "tokens"}
     assert [set(record) for record in records] == [fields] * 2
     assert records[0]["prompt"] == {"id": "a", "premise": "A door.", "goal": "It opens."}
-    assert set(records[0]["scores"]) == set(DEFAULT_WEIGHTS)
+    assert set(records[0]["scores"]) == {name for name, weight in DEFAULT_WEIGHTS.items() if weight}
     assert all(set(turn) == {"kind", "actor", "text"} for turn in records[0]["turns"])
 
     scored = tmp_path / "scored.jsonl"
@@ -176,7 +176,9 @@ def test_ratings_export_and_fit(tmp_path: Path) -> None:
     assert (pair["chosen"], pair["rejected"]) == ("The door opened at last.", "It was dark.")
     assert pair["prompt"] == "Premise: A door.\nGoal: It opens."
     assert storyrl("fit", "preference", "--pairs", out, "--out", tmp_path / "taste").returncode == 0
-    assert (tmp_path / "taste" / "preference.safetensors").exists()
+    assert (tmp_path / "taste" / "taste.safetensors").exists()
+    done = storyrl("fit", "preference", "--db", db, "--out", tmp_path / "again")
+    assert "learned from 1 choices" in done.stdout, done.stderr
 
 
 def test_help_has_an_example_for_each_command() -> None:

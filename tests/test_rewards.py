@@ -8,10 +8,8 @@ import torch
 
 from rewards import composite
 from rewards.base import Scorer, StoryText
-from rewards.encoder import SentenceEncoder, shared_encoder
-from rewards.goal import GoalSimilarity
 from rewards.guards import GUARDS, AssistantTalk, Copying, Format, Premature, Repetition, TooShort
-from rewards.preference import features, fit
+from rewards.preference import Preference, fit
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 from storyrl.sft import read_stories, shipped_stories
@@ -22,21 +20,16 @@ _NEAR = StoryText(
 _FAR = StoryText("The train left at nine. Nobody was on it. The station was shut.", "Mira forgives her brother.")
 
 
-def test_goal_prefers_the_story_that_says_it() -> None:
-    near, far, empty = GoalSimilarity().score([_NEAR, _FAR, StoryText("", "X.")])
-    assert near > far + 0.2
-    assert empty == 0.0
-
-
-def test_scores_do_not_depend_on_the_batch() -> None:
+def test_scores_depend_neither_on_the_batch_nor_on_its_order() -> None:
     stories = [_NEAR, _FAR, StoryText("One. " * 30 + "Two is here.", "A goal."), StoryText("Short.", "Mira leaves.")]
-    shipped = composite.build()
+    shipped = composite.build({"shaping": 1.0, "verbs": 1.0})
     together = shipped.score(stories)
-    shared_encoder()._known.clear()
-    for story, expected in zip(stories, together, strict=True):
+    backwards = shipped.score(stories[::-1])[::-1]
+    for story, expected, other in zip(stories, together, backwards, strict=True):
         alone = shipped.score([story])[0]
-        shared_encoder()._known.clear()
-        assert alone.reward == pytest.approx(expected.reward, abs=1e-4)
+        for name in expected.scores:
+            assert alone.scores[name] == pytest.approx(expected.scores[name], abs=1e-4)
+            assert other.scores[name] == pytest.approx(expected.scores[name], abs=1e-4)
 
 
 def test_repetition_by_hand() -> None:
@@ -163,6 +156,7 @@ def test_composite_by_hand() -> None:
 
 def test_unknown_and_switched_off_terms() -> None:
     assert set(composite.build({"preference": 0}).terms) == {"goal", *GUARDS}
+    assert set(composite.build({"verbs": 0.5}).terms) == {"goal", "preference", "verbs", *GUARDS}
     with pytest.raises(InputError, match="did you mean 'goal'"):
         composite.build({"gaol": 1.0})
     with pytest.raises(InputError, match="every term"):
@@ -179,8 +173,19 @@ def test_bradley_terry_recovers_known_weights() -> None:
     assert torch.allclose(weight, truth, atol=0.15)
 
 
-def test_features_of_an_empty_story_are_finite() -> None:
-    encoder: SentenceEncoder = shared_encoder()
-    rows = features([StoryText(""), StoryText("..."), _NEAR], encoder)
-    assert rows.isfinite().all()
-    assert rows.shape == (3, encoder.dimension + 5)
+def test_preference_of_odd_texts_is_finite() -> None:
+    scores = Preference().score([StoryText(""), StoryText("..."), StoryText("word " * 5000), _NEAR])
+    assert all(math.isfinite(score) for score in scores)
+    assert Preference().score([]) == []
+
+
+def test_preference_sees_loops_and_assistant_talk() -> None:
+    """Written stories against the same spoilt by hand-made rules: most of them score lower."""
+    written = [StoryText.of(story) for story in read_stories(shipped_stories())][::40]
+    half = [StoryText("\n\n".join(story.text.split("\n\n")[:4])) for story in written]
+    looped = [StoryText((story.text[:160] + " ") * (len(story.text) // 160)) for story in written]
+    drifted = [StoryText(story.text + " I hope this helps! Let me know if you would like more.") for story in half]
+    scorer = Preference()
+    for good, bad, least in ((written, looped, 0.95), (half, drifted, 0.7)):
+        wins = [a > b for a, b in zip(scorer.score(good), scorer.score(bad), strict=True)]
+        assert sum(wins) / len(wins) >= least

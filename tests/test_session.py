@@ -135,7 +135,8 @@ def test_the_manuscript_says_who_wrote_what(offered: Session) -> None:
 
 def test_a_card_has_its_numbers_as_text() -> None:
     html = steps.card(suggestion("Rain.", reward=-1.5), has_goal=True)
-    assert 'aria-label="goal: better than 90 % of the model&#x27;s usual stories (score 0.25)"' in html
+    assert 'aria-label="goal: has happened by now with a probability of 90 %"' in html
+    assert 'aria-label="taste: better than 12 % of the model&#x27;s usual stories (score -1.00)"' in html
     assert "taste: better than 12 %" in html
     assert 'aria-valuenow="25"' in html  # a total of -1.5 on a bar from -3 to +3
     assert ">-1.50<" in html

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from storyrl.errors import InputError
-from storyrl.store import Answer, Base, Comparison, Rating, ShownCandidate, Store, preferences
+from storyrl.store import Answer, Base, Comparison, Rating, ShownCandidate, ShownTurn, Store, preferences
 from storyrl.story import Kind, Prompt, Story, Turn
 
 _PROMPT = Prompt(id="p", premise="A man walks over the hill – to the sea.", goal="He eats.")
@@ -35,6 +35,22 @@ def test_round_trip_and_update(store: Store) -> None:
     assert store.counts()["candidates"] == 1
     store.delete_story("s")
     assert set(store.counts().values()) == {0}
+
+
+def test_shown_by_hand(store: Store) -> None:
+    first, second, third = (ShownCandidate(Turn(kind=Kind.SAY, actor="Al", text=t), {"goal": 0.5}, 1.0) for t in "abc")
+    for story_id, turns in (("s", _TURNS), ("short", ())):
+        store.save_story(Story(id=story_id, prompt=_PROMPT, turns=turns))
+        store.set_candidates(story_id, 1, [first, second])
+    store.set_candidates("s", 0, [third])
+    picked = ShownCandidate(third.turn, {}, 2.0, picked=True)
+    store.set_candidates("s", 1, [second, picked])  # a second round beside the first
+    assert store.shown() == [
+        ShownTurn(_PROMPT, (), (third,)),
+        ShownTurn(_PROMPT, _TURNS[:1], (first, second, picked)),
+    ]
+    store.delete_story("s")
+    assert store.shown() == []
 
 
 def test_migrations_make_what_the_models_say(store: Store) -> None:

@@ -151,6 +151,8 @@ def _bar(name: str, share: float, scores: Mapping[str, float]) -> str:
     if name == "clean":
         faults = ", ".join(f"{guard} {scores[guard]:.0%}" for guard in GUARDS if scores.get(guard))
         label = f"clean: {faults or 'no fault found'}"
+    elif name == "goal":
+        label = f"goal: has happened by now with a probability of {percent} %"
     else:
         label = f"{word}: better than {percent} % of the model's usual stories (score {scores[name]:.2f})"
     return _meter(word, label, percent, f"{percent} %", "term")

@@ -142,7 +142,8 @@ class WriteTab:
                 html = steps.card(session.suggestions[number], bool(session.story.prompt.goal))
             cards += [gr.update(visible=there), html]
         hint = (
-            "Bars: how many of the model's usual stories score lower; clean: how free of faults."
+            "Bars: goal: how likely it has happened by then; taste: how many of the model's usual stories score lower; "
+            "clean: how free of faults."
             if session and session.suggestions
             else ""
         )

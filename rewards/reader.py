@@ -1,0 +1,162 @@
+"""The network of the goal classifier: a small BERT that reads a story once and answers for any number of goals.
+
+A row holds one story and its goals, [CLS] story [SEP] | [CLS] goal [SEP] | [CLS] goal [SEP] | ...  Story tokens attend
+to the story, a goal's tokens to the story and to that goal, so goals do not see one another and reading a story costs
+the same for one goal as for ten. Every goal's positions start at the same place behind the longest story: how long this
+one is shows only in what it says. The answer is read at the goal's [CLS]. The architecture is BERT's (Devlin et al.
+2019) with the sizes of all-MiniLM-L6-v2, from which training starts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEADS = 12
+MAX_POSITIONS = 512
+MAX_STORY_TOKENS = 448  # [CLS] and [SEP] included; positions of goals start behind
+MAX_GOAL_TOKENS = MAX_POSITIONS - MAX_STORY_TOKENS
+
+
+@dataclass(frozen=True)
+class Packed:
+    """B rows of stories and their goals, padded to T tokens; N goals in all."""
+
+    ids: Tensor  # [B, T] int64
+    positions: Tensor  # [B, T] int64, of the story from 0, of each goal from MAX_STORY_TOKENS
+    segment: Tensor  # [B, T] int64: 0 story, 1, 2, ... the row's goals, -1 padding
+    goal_rows: Tensor  # [N] the row of each goal's [CLS]
+    goal_columns: Tensor  # [N] its column
+
+    def to(self, device: str) -> "Packed":
+        """The same batch on another device."""
+        return Packed(*(tensor.to(device) for tensor in vars(self).values()))
+
+    def may_attend(self) -> Tensor:
+        """[B, T, T] bool: whether the token of the row (dim 1) sees that of the column (dim 2)."""
+        query, key = self.segment[:, :, None], self.segment[:, None, :]
+        return (key >= 0) & ((key == 0) | (key == query))
+
+
+def pack(stories: Sequence[Sequence[int]], goals: Sequence[Sequence[Sequence[int]]], cls: int, sep: int) -> Packed:
+    """Token ids of B stories and of each one's goals (without special tokens) as one batch, padded on the right."""
+    ids, positions, segments, goal_rows, goal_columns = [], [], [], [], []
+    for row, (story, row_goals) in enumerate(zip(stories, goals, strict=True)):
+        parts = [[cls, *story, sep], *([cls, *goal, sep] for goal in row_goals)]
+        column = len(parts[0])
+        for part in parts[1:]:
+            goal_rows.append(row)
+            goal_columns.append(column)
+            column += len(part)
+        ids.append(torch.tensor([token for part in parts for token in part]))
+        starts = [0] + [MAX_STORY_TOKENS] * len(row_goals)
+        positions.append(
+            torch.tensor([s + at for s, part in zip(starts, parts, strict=True) for at in range(len(part))])
+        )
+        segments.append(torch.tensor([index for index, part in enumerate(parts) for _ in part]))
+    pad = nn.utils.rnn.pad_sequence
+    return Packed(
+        pad(ids, batch_first=True),
+        pad(positions, batch_first=True),
+        pad(segments, batch_first=True, padding_value=-1),
+        torch.tensor(goal_rows, dtype=torch.long),
+        torch.tensor(goal_columns, dtype=torch.long),
+    )
+
+
+class Layer(nn.Module):
+    """A transformer layer with normalisation after each residual sum, as in BERT."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_1 = nn.LayerNorm(width, eps=1e-12)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.norm_2 = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """[B, T, H] and an additive attention bias [B, 1, T, T] to [B, T, H]."""
+        rows, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(rows, tokens, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // HEADS) + bias, dim=-1)
+        return self._after(x, (weights @ v).transpose(1, 2).reshape(rows, tokens, width))
+
+    def at(self, x: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The same at N chosen places only, [N, H]: what the last layer is asked for."""
+        width = x.shape[-1]
+        queries, keys_values = self.qkv.weight.split([width, 2 * width])
+        query_bias, key_value_bias = self.qkv.bias.split([width, 2 * width])
+        here = x[rows, columns]
+        q = F.linear(here, queries, query_bias).view(-1, HEADS, 1, width // HEADS)
+        k, v = F.linear(x, keys_values, key_value_bias).view(*x.shape[:2], 2, HEADS, -1).permute(2, 0, 3, 1, 4)
+        seen = bias[rows, :, columns][:, :, None]  # [N, 1, 1, T]
+        weights = torch.softmax(q @ k[rows].transpose(-1, -2) / math.sqrt(width // HEADS) + seen, dim=-1)
+        return self._after(here, (weights @ v[rows]).reshape(-1, width))
+
+    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.norm_1(x + self.out(attended))
+        return self.norm_2(x + self.down(F.gelu(self.up(x))))
+
+
+class Reader(nn.Module):
+    """The encoder and its answer: a log-odds for each goal."""
+
+    def __init__(self, width: int = 384, layers: int = 6, vocabulary: int = 30522):
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(MAX_POSITIONS, width)
+        self.kinds = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.layers = nn.ModuleList([Layer(width) for _ in range(layers)])
+        self.pool = nn.Linear(width, width)
+        self.answer = nn.Linear(width, 1)
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Log-odds [N] that each goal has happened."""
+        x = self.words(batch.ids) + self.places(batch.positions) + self.kinds((batch.segment > 0).long())
+        x = self.norm(x)
+        bias = torch.zeros_like(batch.segment, dtype=x.dtype)[:, None, :, None].masked_fill(
+            ~batch.may_attend()[:, None], -1e9
+        )
+        for layer in self.layers[:-1]:
+            x = layer(x, bias)
+        last = self.layers[-1]
+        assert isinstance(last, Layer)
+        answers = last.at(x, bias, batch.goal_rows, batch.goal_columns)
+        return self.answer(torch.tanh(self.pool(answers))).squeeze(1)
+
+
+def from_bert(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a transformers BertModel under this network's names (without `answer`)."""
+    emb = "embeddings."
+    new = {
+        "words.weight": state[emb + "word_embeddings.weight"],
+        "places.weight": state[emb + "position_embeddings.weight"],
+        "kinds.weight": state[emb + "token_type_embeddings.weight"],
+        "norm.weight": state[emb + "LayerNorm.weight"],
+        "norm.bias": state[emb + "LayerNorm.bias"],
+    }
+    parts = {
+        "out": "attention.output.dense",
+        "norm_1": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm_2": "output.LayerNorm",
+    }
+    depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
+    for layer in range(depth):
+        old = f"encoder.layer.{layer}."
+        for kind in ("weight", "bias"):
+            heads = [state[f"{old}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            new[f"layers.{layer}.qkv.{kind}"] = torch.cat(heads)
+            for name, source in parts.items():
+                new[f"layers.{layer}.{name}.{kind}"] = state[f"{old}{source}.{kind}"]
+    for kind in ("weight", "bias"):
+        new[f"pool.{kind}"] = state[f"pooler.dense.{kind}"]
+    return new

@@ -1,0 +1,50 @@
+"""Every figure about the reward models, as a page with plots: `python -m tests.bench.judges DATA_FOLDER`.
+
+Writes report.html and report.json into the folder of --out and prints the main table. Under 15 minutes on two cores,
+with --quick (a part of each set, no likelihoods) under two. The sections are in the files beside this one.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from storyrl import console
+from storyrl.files import write_json
+from tests.bench.attack_figures import attack_figures, speed_figures
+from tests.bench.goal_figures import goal_figures
+from tests.bench.preference_figures import preference_figures
+from tests.bench.rewards_page import main_table, write_page
+from tests.bench.taste import taste_curves
+
+
+def main() -> None:
+    """Make all figures, write them, print the main ones."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="folder with the public sets that rewards/weights/README.md names")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-rewards"))
+    parser.add_argument("--quick", action="store_true", help="a part of each set: whether it runs, not what it says")
+    options = parser.parse_args()
+    data, quick = options.data, options.quick
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "goal": lambda: goal_figures(data, quick),
+        "preference": lambda: preference_figures(data, quick),
+        "taste": lambda: taste_curves(quick),
+        "attacks": lambda: attack_figures(quick),
+        "speed": lambda: speed_figures(quick),
+    }
+    figures: dict[str, Any] = {"quick": quick, "seconds": {}}
+    for name, make in sections.items():
+        start = time.perf_counter()
+        figures[name] = make()
+        figures["seconds"][name] = round(time.perf_counter() - start, 1)
+    write_json(options.out / "report.json", figures)
+    write_page(options.out / "report.html", figures)
+    print(main_table(figures))
+    console.say(f"{options.out / 'report.html'}: written")
+
+
+if __name__ == "__main__":
+    console.set_up(quiet=False, threads=None)
+    main()
