@@ -33,7 +33,7 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "premature": -1.0,
     "format": -4.0,
     "assistant": -8.0,
-    "copying": -6.0,
+    "copying": -16.0,
     "short": -4.0,
     "shaping": 0.0,
     "verbs": 0.0,

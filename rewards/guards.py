@@ -4,6 +4,7 @@ Each gives 0 for a clean story up to 1 for nothing but the fault, by rules that 
 are not standardised (most honest stories have 0, with no spread), so a guard's weight is what the whole fault costs.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -86,7 +87,8 @@ class AssistantTalk(Scorer):
 
 class Copying(Scorer):
     """Share of the story that copies its prompt, 0 to 1: words within runs of five or more that stand in the premise
-    or the goal too. The goal's own sentence, pasted whole, counts as at least one half."""
+    or the goal too. The goal's own sentence, pasted or with other endings of
+    its words, counts as at least one half."""
 
     name = "copying"
 
@@ -161,8 +163,18 @@ def _copied(story: StoryText) -> float:
     for at in range(len(words) - _COPIED_RUN + 1):
         if tuple(words[at : at + _COPIED_RUN]) in runs:
             copied[at : at + _COPIED_RUN] = [True] * _COPIED_RUN
-    pasted = len(goal) >= 3 and f" {' '.join(goal)} " in f" {' '.join(words)} "
-    return max(_share(copied), 0.5 if pasted else 0.0)
+    return max(_share(copied), 0.5 if _pasted(words, goal) else 0.0)
+
+
+def _pasted(words: list[str], goal: list[str]) -> bool:
+    """Whether the goal's sentence stands in the story: word for word, or three quarters of one of five words or more in
+    one run, with other endings (talks, talked)."""
+    if len(goal) >= 3 and f" {' '.join(goal)} " in f" {' '.join(words)} ":
+        return True
+    told, asked = ([word[:4] for word in part] for part in (words, goal))
+    run = math.ceil(0.75 * len(asked))
+    text = f" {' '.join(told)} "
+    return len(asked) >= 5 and any(f" {' '.join(asked[at : at + run])} " in text for at in range(len(asked) - run + 1))
 
 
 GUARDS: Mapping[str, type[Scorer]] = {

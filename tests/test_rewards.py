@@ -76,6 +76,9 @@ def test_copying_by_hand() -> None:
         == 0.5
     )
     assert score(Copying, "Mira forgave him.", "Mira forgives her brother.", premise) == 0.0
+    goal = "Uwe talks the widow into keeping the records."
+    assert score(Copying, "It rained on and on. Then Uwe talked the widow into keeping them all. " * 2, goal) == 0.5
+    assert score(Copying, "The widow kept the records, for Uwe had talked to her. It rained on.", goal) == 0.0
 
 
 def test_short_by_hand() -> None:
