@@ -2,8 +2,8 @@
 
     r_taste(y) = counted(r(y)) + delta . g(y),    delta ~ Normal(0, prior)
 
-A story has to be good enough before taste decides: `counted` lets the shipped score r count several times below a
-threshold and hardly at all above it. g are measures of style that a reader would notice and sixteen directions of
+A story has to be good enough before taste decides: `counted` is steep in the shipped score r below a threshold and
+nearly level above it. g are measures of style that a reader would notice and sixteen directions of
 meaning (principal components of sentence embeddings: of the story's mean, and of its last two sentences, where it shows
 how things end), all in deviations among stories. The posterior is taken as normal around its mode (Laplace; Bishop
 2006, section 4.5). The prior keeps delta small until the choices ask for it, and the posterior's spread says which pair
@@ -11,6 +11,7 @@ is worth asking next. Differences of r_taste are log-odds (nats) that the writer
 """
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from rewards.files import read_tensors, write_tensors
 from rewards.preference import load_shipped, shipped_weights
 from rewards.style import NAMES
 from storyrl.errors import InputError
+from storyrl.files import read_text
 
 _MEASURES = (
     "distinct words in 100",
@@ -52,8 +54,8 @@ _COMPONENTS = 8  # of the mean, and as many of the end
 _FURTHEST = 1.5  # deviations; what is further counts as this, so that no measure can be driven up for ever
 _PRIOR_STYLE, _PRIOR_MEANING = 0.1, 0.05  # standard deviations of delta
 _LONGEST = 0.25  # length of delta in a score, however many choices there are
-_GOOD_ENOUGH, _BELOW, _SHARPNESS = 0.8, 4.0, 2.0  # threshold of r in nats, how often r counts below it, 1 / nats
-_USUAL = 1.9  # r of the default policy's usual story; r_taste of it is about the same
+_GOOD_ENOUGH = -1.0  # deviations of the shipped score from that of the default policy's usual story
+_BELOW, _SHARPNESS = 3.5, 1.5  # nats that a deviation below counts, and how sharply that sets in
 _AT_ONCE = 64  # stories
 _FILE = "taste.safetensors"
 
@@ -131,9 +133,26 @@ def taste_features(stories: Sequence[StoryText], encoder: SentenceEncoder | None
     return shipped_directions()(stories, encoder or shared_encoder()).clamp(-_FURTHEST, _FURTHEST)
 
 
+@functools.cache
+def _usual() -> tuple[float, float]:
+    """Mean and deviation of the shipped score on the default policy's stories."""
+    row = json.loads(read_text(shipped_weights().with_name("standard.json")))["preference"]
+    return row["mean"], row["deviation"]
+
+
 def counted(general: Tensor) -> Tensor:
-    """What of shipped scores counts beside a taste: in full, times `_BELOW`, where a story is not good enough yet."""
-    return _USUAL - _BELOW * softplus(_GOOD_ENOUGH - general, beta=_SHARPNESS)
+    """What of shipped scores counts beside a taste: much where a story is not good enough yet, above that hardly any.
+
+    The default policy's usual story keeps its score. A softplus, in deviations, because the level and scale of shipped
+    scores are no more than how the training went.
+    """
+    mean, deviation = _usual()
+    shipped = (general - mean) / deviation
+
+    def lacking(scores: Tensor) -> Tensor:
+        return softplus(_GOOD_ENOUGH - scores, beta=_SHARPNESS)
+
+    return mean + _BELOW * (lacking(torch.zeros(1)) - lacking(shipped))
 
 
 def prior_deviation() -> Tensor:

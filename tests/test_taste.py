@@ -85,18 +85,19 @@ def test_without_choices_there_is_the_prior() -> None:
         Taste.learn([])
 
 
-def test_scores_by_hand() -> None:
-    # At the threshold of 0.8 softplus gives log 2 / 2; far below the slope is 4, far above 0.
-    general = torch.tensor([0.8, -9.0, -10.0, 20.0, 30.0])
-    expected = [1.9 - 2 * math.log(2), 1.9 - 4 * 9.8, 1.9 - 4 * 10.8, 1.9, 1.9]
-    assert counted(general).tolist() == pytest.approx(expected, abs=1e-4)
+def test_scores_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewards.taste._usual", lambda: (1.5, 0.5))
+    # In deviations 0, -1 (the threshold, where softplus is log 2 / 1.5), -20 and -21 (slope 1), 40 (level).
+    at_usual = math.log(1 + math.exp(-1.5)) / 1.5
+    expected = [1.5 + 3.5 * (at_usual - lack) for lack in (at_usual, math.log(2) / 1.5, 19, 20, 0)]
+    assert counted(torch.tensor([1.5, 1.0, -8.5, -9.0, 21.5])).tolist() == pytest.approx(expected, abs=1e-4)
     delta = torch.zeros(_SIZE)
     delta[:2] = torch.tensor([0.06, -0.08])
-    features = _gaps([1.0, 0.5], [-1.0, 1.5])
-    scores = Taste(delta, torch.eye(_SIZE)).combine(features, torch.tensor([20.0, 20.0]))
-    assert scores.tolist() == pytest.approx([1.9 + 0.02, 1.9 - 0.18])
-    longer = Taste(10 * delta, torch.eye(_SIZE)).combine(features, torch.tensor([20.0, 20.0]))
-    assert longer.tolist() == pytest.approx([1.9 + 2.5 * 0.02, 1.9 - 2.5 * 0.18])  # of length 0.25, not 1
+    features, usual = _gaps([1.0, 0.5], [-1.0, 1.5]), torch.tensor([1.5, 1.5])
+    scores = Taste(delta, torch.eye(_SIZE)).combine(features, usual)
+    assert scores.tolist() == pytest.approx([1.5 + 0.02, 1.5 - 0.18])
+    longer = Taste(10 * delta, torch.eye(_SIZE)).combine(features, usual)
+    assert longer.tolist() == pytest.approx([1.5 + 2.5 * 0.02, 1.5 - 2.5 * 0.18])  # of length 0.25, not 1
 
 
 def test_information_is_that_of_monte_carlo() -> None:
