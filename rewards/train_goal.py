@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from rewards import goal_data
+from rewards.files import read_tensors, write_tensors
 from rewards.goal import Tokens, bundled_reader, save_reader, sentences, shipped_weights
 from rewards.goal_data import Case
 from rewards.reader import Reader, pack
@@ -51,16 +52,15 @@ def main() -> None:
     reader.words.requires_grad_(False)
     reader.places.requires_grad_(False)
     for stage in _STAGES:
-        kept = options.work / f"{stage.name}.pt" if options.work else None
+        kept = options.work / f"{stage.name}.safetensors" if options.work else None
         if kept and kept.exists():
-            reader.load_state_dict(torch.load(kept, weights_only=True))
+            reader.load_state_dict(read_tensors(kept))
             continue
         cases = goal_data.general_entailment(options.data) if stage.whole else goal_data.training_stories()
         console.say(f"{stage.name}: {len(cases)} texts, {sum(len(case.goals) for case in cases)} goals")
         train(reader, [Item.of(case, tokens, stage.whole) for case in cases], stage)
         if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(reader.state_dict(), kept)
+            write_tensors(reader.state_dict(), kept)
     held_out = [Item.of(case, tokens) for case in goal_data.calibration_cases()]
     save_reader(reader, calibrate(reader, held_out), options.out)
 
