@@ -140,17 +140,15 @@ def fit(
     learning_rate: float = 0.05,
     batch_size: int = 8,
     weight_decay: float = 0.01,
-    start: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Weights [F] of the Bradley-Terry model, by AdamW with a linearly falling learning rate.
+    """Weights [F] of the Bradley-Terry model, from zeros by AdamW with a linearly falling learning rate.
 
     Args:
         chosen, rejected: features [N, F] of the two sides of N pairs.
         margins: [N] how clear the choice was; a pair's loss is multiplied by it.
-        start: weights to start from; None: zeros.
     """
-    weight = (torch.zeros(chosen.shape[1]) if start is None else start.clone()).requires_grad_()
+    weight = torch.zeros(chosen.shape[1], requires_grad=True)
     optimiser = torch.optim.AdamW([weight], lr=learning_rate, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(chosen) // batch_size)

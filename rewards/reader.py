@@ -1,4 +1,4 @@
-"""The network of the goal classifier: a small BERT that reads a story once and answers for any number of goals.
+"""The network of the goal classifier: a small BERT that reads a text once and answers for any number of goals.
 
 A row holds one story and its goals, [CLS] story [SEP] | [CLS] goal [SEP] | [CLS] goal [SEP] | ...  Story tokens attend
 to the story, a goal's tokens to the story and to that goal, so goals do not see one another and reading a story costs
