@@ -28,16 +28,44 @@ class TuneConfig:
     """Stories for each prompt of a step: the group within which the baseline is taken (at least 2)."""
     max_tokens: int = 112
     """Most tokens of a story."""
+    algorithm: Literal["rloo", "reinforce", "grpo", "ppo"] = "rloo"
+    """Where advantages come from: the mean of the prompt's other stories, of the batch, the group's mean and deviation,
+    or a critic."""
+    reward_per: Literal["story", "turn"] = "story"
+    """Reward the story at its end, or each turn with what it added to the reward of the story so far."""
+    discount: float = 1.0
+    """By the turn: what a reward is worth one turn earlier."""
+    epochs: int = 1
+    """Passes over a step's stories; with more than one update a step the ratio is clipped."""
+    minibatches: int = 1
+    """Updates in a pass, each on its share of the prompts."""
+    clip: float = 0.2
+    """How far the ratio to the policy that sampled may move a token's probability before its gradient stops."""
+    gae_lambda: float = 0.95
+    """PPO: how far advantages trust rewards (1) over the critic (0)."""
+    critic_learning_rate: float = 1e-3
+    """PPO: AdamW's learning rate of the critic."""
     learning_rate: float = 3e-4
     """AdamW's learning rate, constant."""
     beta: float = 0.1
     """Weight of the KL to the reference, in reward (deviations) a nat."""
+    target_kl: float = 0.0
+    """Change beta after each step so that a story's KL comes to this many nats; 0: leave it as it is."""
+    kl_horizon: int = 1000
+    """How slowly target_kl moves beta, in stories."""
+    kl_budget: float = 0.0
+    """Stop when the KL, over the last five steps, is above this many nats a story; 0: never."""
+    judge: str = ""
+    """A score that is watched and not rewarded: a term whose weight is 0, or module:function. An alarm tells when it
+    falls while the reward rises."""
     method: Literal["lora", "full"] = "lora"
     """Train a LoRA adapter, or all weights (then the reference is a frozen copy)."""
     rank: int = 16
     """Rank of the LoRA adapter."""
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
+    fast: bool = True
+    """Read each prompt once for its stories, where the model allows it; the results are the same."""
     reward: Mapping[str, float] = field(default_factory=dict)
     """Weights of the reward's terms, e.g. goal = 1.0; terms that are not named keep their default, 0 switches one off,
     and "module:function" = 1.0 adds a reward function of your own with TRL's signature."""
@@ -48,19 +76,37 @@ class TuneConfig:
     eval_samples: int = 1
     """Stories for each held-out prompt."""
     save_every: int = 10
-    """Steps between saves of the policy."""
+    """Steps between checkpoints, from which --resume goes on, and saves of the policy."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         limits = {"steps": 1, "prompts_per_step": 1, "samples_per_prompt": 2, "max_tokens": 8, "rank": 1}
-        for name, least in {**limits, "eval_samples": 1, "save_every": 1}.items():
+        counts = dict.fromkeys(("eval_samples", "save_every", "epochs", "minibatches", "kl_horizon"), 1)
+        for name, least in {**limits, **counts}.items():
             if getattr(self, name) < least:
                 raise InputError(f"config key '{name}': must be at least {least}, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"config key '{name}': must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.beta < float("inf"):
-            raise InputError(f"config key 'beta': must be 0 or more, got {self.beta}")
+        for name in ("beta", "target_kl", "kl_budget"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"config key '{name}': must be 0 or more, got {getattr(self, name)}")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"config key '{name}': must be from 0 to 1, got {getattr(self, name)}")
+        if self.target_kl and not self.beta:
+            raise InputError("config key 'beta': target_kl changes it by factors, so it must start above 0")
+        if self.discount < 1 and self.reward_per == "story":
+            raise InputError("config key 'discount': needs reward_per = \"turn\"; a story's reward has one date only")
+        if self.minibatches > self.prompts_per_step:
+            raise InputError(
+                f"config key 'minibatches': at most prompts_per_step ({self.prompts_per_step}), got {self.minibatches}"
+            )
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser steps in one step of sampling."""
+        return self.epochs * self.minibatches
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), **direct: Any) -> TuneConfig:

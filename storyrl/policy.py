@@ -107,7 +107,7 @@ class Policy:
         uniforms = uniform_rows(keys, max_tokens)
         drawn = sample(self.model, contexts, samples, uniforms, sampling, self._story_ends, set())
         return [
-            Rollout(self._story(f"{prompt.id}-{number}", prompt, row), _episode(context, row, group))
+            Rollout(self._story(f"{prompt.id}-{number}", prompt, row), self._episode(context, row, group))
             for group, (prompt, context, rows) in enumerate(zip(prompts, contexts, drawn, strict=True))
             for number, row in enumerate(rows)
         ]
@@ -122,21 +122,37 @@ class Policy:
                 turns.pop()
         return Story(id=story_id, prompt=prompt, turns=tuple(turns))
 
+    def story_so_far(self, rollout: Rollout, tokens: int) -> Story:
+        """The story as its first so many action tokens tell it."""
+        episode, story = rollout.episode, rollout.story
+        actions = [token for token, is_action in zip(episode.ids, episode.is_action_token, strict=True) if is_action]
+        return self._story(story.id, story.prompt, Sampled(actions[:tokens], [], stopped=True))
+
+    def _episode(self, context: list[int], row: Sampled, group: int) -> Episode:
+        return Episode(
+            ids=context + row.ids,
+            is_action_token=[False] * len(context) + [True] * len(row.ids),
+            behaviour_logprobs=row.logprobs,
+            group=group,
+            turn_ends=self._turn_ends(row.ids),
+            truncated=not row.stopped,
+        )
+
+    def _turn_ends(self, ids: list[int]) -> tuple[int, ...]:
+        """After how many tokens each turn is over: with its line end; the token that ends the story goes with the last."""
+        words = len(ids) - bool(ids and ids[-1] in self._story_ends)
+        ends = [
+            at
+            for at in range(1, words)
+            if ids[at - 1] in self._line_ends and ids[at] not in self._line_ends
+        ]
+        return (*ends, len(ids))
+
     def count_tokens(self, turns: Sequence[Turn]) -> int:
         """How many tokens turns take in the context."""
         return sum(
             len(self.tokenizer(format_turn(turn) + "\n", add_special_tokens=False)["input_ids"]) for turn in turns
         )
-
-
-def _episode(context: list[int], row: Sampled, group: int) -> Episode:
-    return Episode(
-        ids=context + row.ids,
-        is_action_token=[False] * len(context) + [True] * len(row.ids),
-        behaviour_logprobs=row.logprobs,
-        group=group,
-        truncated=not row.stopped,
-    )
 
 
 def uniform_rows(keys: Sequence[tuple[object, ...]], width: int) -> torch.Tensor:

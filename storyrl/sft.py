@@ -20,9 +20,9 @@ from storyrl.errors import InputError, first_problem
 from storyrl.files import read_jsonl, write_json
 from storyrl.policy import Policy
 from storyrl.story import Prompt, Story, Turn
-from storyrl.tuning.adapter import add_lora, save_policy
 from storyrl.tuning.episodes import Episode, collate
 from storyrl.tuning.logprobs import action_logprobs
+from storyrl.tuning.lora import merge, save_policy, with_lora
 
 _STORY_FIELDS = {"id", "genre", "premise", "goal", "characters", "memory", "style", "turns", "reached_turn"}
 
@@ -105,17 +105,12 @@ def perplexity(model: Any, tokenizer: Any, stories: Sequence[Story], max_tokens:
     """exp of the mean negative log-likelihood (nats) of a turn token, over all tokens of all stories."""
     episodes = sorted((story_episode(s, tokenizer, max_tokens) for s in stories), key=lambda e: len(e.ids))
     total, count = 0.0, 0
-    with torch.inference_mode(), autocast(model):
+    with torch.inference_mode():
         for start in range(0, len(episodes), 8):
             batch = collate(episodes[start : start + 8], model.device)
             total -= action_logprobs(model, batch).sum().item()
             count += int(batch.is_action_token.sum())
     return math.exp(total / count)
-
-
-def autocast(model: Any) -> torch.autocast:
-    """bfloat16 matrix products where the weights are bfloat16; off for float32 weights."""
-    return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
 
 def fine_tune(model: Any, tokenizer: Any, stories: Sequence[Story], config: SFTConfig) -> Iterator[dict[str, float]]:
@@ -134,13 +129,12 @@ def fine_tune(model: Any, tokenizer: Any, stories: Sequence[Story], config: SFTC
             for group in optimiser.param_groups:
                 group["lr"] = rate
             batch = collate(episodes, model.device)
-            with autocast(model):
-                logprobs = action_logprobs(model, batch)
-            loss = -logprobs.sum() / batch.is_action_token.sum()
+            loss = -action_logprobs(model, batch).sum() / batch.is_action_token.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             optimiser.zero_grad()
+            merge(model)
             step += 1
             yield {"step": step, "steps": steps, "epoch": epoch + 1, "loss": loss.item(), "learning_rate": rate}
 
@@ -200,10 +194,10 @@ def run_sft(
     result: dict[str, Any] = {"stories": len(train), "heldout_stories": len(heldout), "epochs": config.epochs}
     result["perplexity_before"] = perplexity(policy.model, policy.tokenizer, heldout, config.max_tokens)
     before = _samples(policy, heldout)
-    model = add_lora(policy.model, config.rank, spec, config.seed)
+    model = with_lora(policy.model, config.rank, config.seed)
     for row in fine_tune(model, policy.tokenizer, train, config):
         progress(int(row["step"]), f"loss {row['loss']:.3f}", int(row["steps"]))
-    save_policy(model, policy.tokenizer, out / "policy", torch.bfloat16)
+    save_policy(model, policy.tokenizer, out / "policy", spec, torch.bfloat16)
     result["perplexity_after"] = perplexity(model, policy.tokenizer, heldout, config.max_tokens)
     after = _samples(Policy.load(str(out), device), heldout)
     samples: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from storyrl.generate import generate
 from storyrl.policy import Policy
 from storyrl.sft import SFTConfig, fine_tune, perplexity, read_stories, shipped_stories, split
 from storyrl.story import Kind, Story
-from storyrl.tuning.adapter import add_lora
+from storyrl.tuning.lora import with_lora
 from storyrl.tuning.run import TuningRun
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_supervised_stage_lowers_held_out_perplexity() -> None:
     train, heldout = split(read_stories(shipped_stories()), 8, seed=1)
     model, tokenizer = models.load("smollm2")
     before = perplexity(model, tokenizer, heldout)
-    adapted = add_lora(model, 8, "smollm2", 0)
+    adapted = with_lora(model, 8, 0)
     losses = [row["loss"] for row in fine_tune(adapted, tokenizer, train[:48], SFTConfig(epochs=1))]
     assert all(math.isfinite(loss) for loss in losses)
     assert perplexity(adapted, tokenizer, heldout) < 0.92 * before  # after six steps

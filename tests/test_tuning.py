@@ -18,7 +18,8 @@ from storyrl.tuning.episodes import Episode, collate
 from storyrl.tuning.kl import k1, k3
 from storyrl.tuning.learner import Learner
 from storyrl.tuning.logprobs import action_logprobs, plain_chosen_logprobs
-from storyrl.tuning.loop import policy_gradient_loss, tune
+from storyrl.tuning.loop import tune
+from storyrl.tuning.losses import policy_gradient_loss
 
 from .conftest import tiny_model, word_tokenizer
 
@@ -76,7 +77,8 @@ def test_gradient_equals_exact_enumeration() -> None:
     value = torch.stack([rewards[a, b] for a, b in strings])
     expected = torch.autograd.grad((joint.exp() * value).sum(), theta, retain_graph=True)[0]
     per_token = torch.stack([torch.stack([logs[0, a], logs[1 + a % 2, b]]) for a, b in strings])
-    loss = policy_gradient_loss(per_token, value * joint.exp().detach() * len(strings))
+    advantages = (value * joint.exp().detach())[:, None].expand_as(per_token)
+    loss = policy_gradient_loss(per_token.flatten(), advantages.flatten(), stories=1)
     assert torch.allclose(-torch.autograd.grad(loss, theta)[0], expected, atol=1e-6)
 
 
@@ -94,7 +96,7 @@ def test_optimum_is_the_tilted_reference() -> None:
         logs = theta.log_softmax(dim=0)
         drawn = torch.multinomial(logs.exp(), 512, replacement=True)
         shaped = rewards[drawn] - beta * k1(logs[drawn].detach(), reference.log()[drawn])
-        loss = policy_gradient_loss(logs[drawn][:, None], leave_one_out(shaped[None]).squeeze(0))
+        loss = policy_gradient_loss(logs[drawn], leave_one_out(shaped[None]).squeeze(0), stories=len(drawn))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

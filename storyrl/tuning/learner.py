@@ -1,71 +1,113 @@
-"""The three copies of the language model that tuning needs: the one that learns, the frozen reference, the sampler.
+"""The copies of the language model that tuning needs: the policy, which both samples and learns, and the reference.
 
-With LoRA the reference is the learning model with its adapter switched off, so it costs no memory. The sampler is a
-plain model into which the learned weights are merged before each step: it decodes faster than a model with adapters.
+With LoRA the policy shares with the reference all that is not adapted. Parameters that learn are float32 whatever the
+model computes in; `refresh` brings the model's own weights up to them before each step.
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from storyrl.config import TuneConfig
 from storyrl.policy import Policy
-from storyrl.tuning.adapter import add_lora, save_policy
+from storyrl.tuning.episodes import Episode, collate, share_prefix
+from storyrl.tuning.logprobs import can_share_prefix, plain_logprobs, shared_logprobs
+from storyrl.tuning.lora import merge, save_policy, with_lora
+
+_MOST_TOKENS = 4096  # of one forward pass with gradient
 
 
 class Learner:
     """A policy under training.
 
     Attributes:
-        model: gets gradient.
-        sampler: a Policy whose weights follow the model's at `refresh`.
-        trained: the parameters that learn.
+        policy: samples, and gets the gradient.
+        reference: the frozen model that it started as.
+        critic: for PPO, predicts the return from the state that chooses a token; None otherwise.
+        trained: the float32 parameters that learn, the critic's last.
+        is_fast: whether a group's prompt is read once (storyrl/tuning/logprobs.py); any causal LM works without.
     """
 
     def __init__(self, policy: Policy, config: TuneConfig):
-        base = policy.model
-        self.sampler = Policy(copy.deepcopy(base), policy.tokenizer, policy.name)
-        self._is_lora = config.method == "lora"
-        if self._is_lora:
-            self.model = add_lora(base, config.rank, policy.name, config.seed)
-            self._frozen = None
+        self.reference = policy.model
+        if config.method == "lora":
+            model = with_lora(policy.model, config.rank, config.seed)
         else:
-            self._frozen = copy.deepcopy(base)
-            self.model = base.float().requires_grad_(True)
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._autocast = self.sampler.model.dtype == torch.bfloat16
+            model = copy.deepcopy(policy.model).requires_grad_(True)
+            self.reference.requires_grad_(False)
+        self.policy = Policy(model, policy.tokenizer, policy.name)
+        self.is_fast = config.fast and can_share_prefix(model)
+        learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Full tuning in bfloat16 keeps float32 masters: small updates would be lost in rounding.
+        self._masters = [(p, nn.Parameter(p.detach().float())) for p in learns if p.dtype != torch.float32]
+        self.trained = [master for _, master in self._masters] or learns
+        self.critic: Critic | None = None
+        if config.algorithm == "ppo":
+            self.critic = Critic(model.config.get_text_config().hidden_size, config.seed).to(model.device)
+            self.trained = [*self.trained, *self.critic.parameters()]
 
+    @property
+    def model(self) -> Any:
+        """The policy's language model."""
+        return self.policy.model
+
+    @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the sampler's weights up to the learned ones."""
-        with torch.no_grad():
-            if not self._is_lora:
-                for target, source in zip(self.sampler.model.parameters(), self.model.parameters(), strict=True):
-                    target.copy_(source)
-                return
-            for name, layer in self.model.get_base_model().named_modules():
-                if isinstance(layer, LoraLayer):
-                    merged = layer.get_base_layer().weight.float() + layer.get_delta_weight("default").float()
-                    self.sampler.model.get_submodule(name).weight.copy_(merged)
+        """Bring the model's weights up to the parameters that learn."""
+        merge(self.model)
+        for weight, master in self._masters:
+            weight.copy_(master)
 
-    @contextlib.contextmanager
-    def reference(self) -> Iterator[Any]:
-        """The frozen reference, without gradient."""
-        with torch.no_grad():
-            if self._frozen is not None:
-                yield self._frozen
-            else:
-                with self.model.disable_adapter():
-                    yield self.model
+    @torch.no_grad()
+    def gather_gradient(self) -> None:
+        """Move gradient from bfloat16 weights to their float32 masters, adding up; call it after each backward."""
+        for weight, master in self._masters:
+            if weight.grad is not None:
+                master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+                weight.grad = None
 
-    def autocast(self) -> torch.autocast:
-        """The arithmetic that policy and reference share, so that their KL at the first step is exactly 0."""
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+    def parts(self, episodes: Sequence[Episode]) -> list[list[int]]:
+        """Which episodes of a group go through the model together: those of like length, within the memory."""
+        order = sorted(range(len(episodes)), key=lambda row: len(episodes[row].ids))
+        parts: list[list[int]] = [[]]
+        for row in order:
+            length, first = len(episodes[row].ids), len(episodes[(parts[-1] or [row])[0]].ids)
+            if parts[-1] and (length * (len(parts[-1]) + 1) > _MOST_TOKENS or length > 1.5 * first + 16):
+                parts.append([])
+            parts[-1].append(row)
+        return [sorted(part) for part in parts]
+
+    def logprobs(
+        self, episodes: Sequence[Episode], *, of_reference: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of episodes of one group: log-probabilities [N] (nats) of all action tokens, and the states [N, H] before them."""
+        model = self.reference if of_reference else self.model
+        if self.is_fast:
+            return shared_logprobs(model, share_prefix(episodes, model.device))
+        return plain_logprobs(model, collate(episodes, model.device))
 
     def save(self, folder: Path) -> None:
         """Write what was learned: the adapter, or the whole model after full tuning."""
-        save_policy(self.model, self.sampler.tokenizer, folder)
+        save_policy(self.model, self.policy.tokenizer, folder, base=self.policy.name)
+
+
+class Critic(nn.Module):
+    """The value head: the return still to come, predicted from the state [H] that chooses the next token.
+
+    It reads the policy's states without passing gradient to them, so learning values never moves the policy.
+    """
+
+    def __init__(self, width: int, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.hidden, self.value = nn.Linear(width, 256), nn.Linear(256, 1)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """[N, H] to [N]."""
+        value: torch.Tensor = self.value(torch.tanh(self.hidden(states.detach().float()))).squeeze(-1)
+        return value

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from storyrl.tuning.episodes import Batch
+from storyrl.tuning.episodes import Batch, SharedPrefix
 
 # Models whose logits are not simply head(hidden): run their own forward over all positions.
 _SCALES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -18,24 +20,85 @@ _CHUNK = 128  # rows of logits at a time: 128 * 49,152 * 4 bytes = 25 MB
 
 
 def action_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """log pi(a_t | everything before t) in nats, [B, T] float32; exactly 0 where the token is no action.
+    """log pi(a_t | everything before t) in nats, [B, T] float32; exactly 0 where the token is no action."""
+    logprobs = torch.zeros_like(batch.ids, dtype=torch.float32)
+    logprobs[:, 1:][batch.is_action_token[:, 1:]] = plain_logprobs(model, batch)[0]
+    return logprobs
 
-    The first token of a row is never an action: nothing predicts it.
+
+def plain_logprobs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] of all action tokens, row by row, and the states [N, H] that chose them.
+
+    Each row is read whole: the oracle of `shared_logprobs`, and what any causal LM can do. The first token of a row is
+    never an action: nothing predicts it.
     """
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     is_scored = batch.is_action_token[:, 1:]
-    targets = batch.ids[:, 1:][is_scored]  # [N]
+    targets = batch.ids[:, 1:][is_scored]
     # Padding stands on the right, where a causal model never looks, so no mask is needed (and attention runs faster).
     inputs = {"input_ids": batch.ids, "use_cache": False}
-    if fits_fast_head(causal_lm):
-        hidden = causal_lm.base_model(**inputs).last_hidden_state  # [B, T, H]
-        weight = causal_lm.get_output_embeddings().weight
-        chosen = _ChosenLogprob.apply(hidden[:, :-1][is_scored], weight, targets)
-    else:
-        chosen = plain_chosen_logprobs(causal_lm(**inputs).logits[:, :-1][is_scored], targets)
-    logprobs = torch.zeros_like(batch.ids, dtype=torch.float32)
-    logprobs[:, 1:][is_scored] = chosen
-    return logprobs
+    if fits_fast_head(model):
+        states = model.base_model(**inputs).last_hidden_state[:, :-1][is_scored]
+        return _head(model, states, targets), states
+    output = model(**inputs, output_hidden_states=True)
+    states = output.hidden_states[-1][:, :-1][is_scored]
+    return plain_chosen_logprobs(output.logits[:, :-1][is_scored], targets), states
+
+
+def shared_logprobs(model: Any, group: SharedPrefix) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for episodes of one prompt: the prompt is read once, and gradient flows through it once."""
+    states = predicting_states(model, group)[group.is_action_token]
+    return _head(model, states, group.ids[group.is_action_token]), states
+
+
+def predicting_states(model: Any, group: SharedPrefix) -> torch.Tensor:
+    """The last layer's output before each token of the rests, [B, S, H]."""
+    rows, width = group.ids.shape
+    layers = [_PrefixLayer(rows) for _ in range(model.config.get_text_config().num_hidden_layers)]
+    cache = Cache(layers=layers)
+    before = model.base_model(input_ids=group.prefix[None], past_key_values=cache, use_cache=True).last_hidden_state
+    last = before[:, -1:].expand(rows, 1, -1)
+    if width == 1:
+        return last
+    # What a row's last token would predict is not asked for.
+    rest = model.base_model(input_ids=group.ids[:, :-1], past_key_values=cache, use_cache=True).last_hidden_state
+    return torch.cat([last, rest], dim=1)
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of a prefix read as one row, then seen by many rows; nothing is changed in place."""
+
+    def __init__(self, rows: int):
+        super().__init__()
+        self.rows = rows
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        old = (tensor.expand(self.rows, -1, -1, -1) for tensor in (self.keys, self.values))
+        keys, values = (
+            torch.cat(pair, dim=2) for pair in zip(old, (key_states, value_states), strict=True)
+        )
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[2] if self.is_initialized else 0
+
+
+def can_share_prefix(model: Any) -> bool:
+    """Whether `shared_logprobs` fits: a plain output head, and full attention with one cache of keys a layer."""
+    if not fits_fast_head(model):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _head(model: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    chosen: torch.Tensor = _ChosenLogprob.apply(states, model.get_output_embeddings().weight, targets)
+    return chosen
 
 
 def fits_fast_head(causal_lm: Any) -> bool:
