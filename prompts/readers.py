@@ -16,16 +16,19 @@ from pydantic import ValidationError
 
 from storyrl.errors import InputError, first_problem, nearest
 from storyrl.files import read_jsonl, read_text
-from storyrl.story import Prompt
+from storyrl.story import LoreEntry, Prompt
 
 STARTER_SETS = {"starter:train": "train.jsonl", "starter:heldout": "heldout.jsonl"}
+_FIELDS = Prompt.model_fields | LoreEntry.model_fields
 
 
 def read_prompts(source: str | Path) -> list[Prompt]:
     """All prompts of a file, or of a starter set by name.
 
-    A record has `premise` and optionally `id`, `goal`, `characters`, `memory`, `style`, `genre`; in CSV the characters
-    are separated by semicolons; a TOML file holds `[[prompt]]` tables. Prompts without an id get their line number.
+    A record has `premise` and optionally `id`, `goal`, `characters`, `memory`, `style`, `genre`, `note`, `note_depth`
+    and `lore`, a list of records with `text` and `keys`, `always`, `enabled` or `name`. In CSV the characters are
+    separated by semicolons and there is no lore; a TOML file holds `[[prompt]]` tables. Prompts without an id get
+    their line number.
 
     Raises:
         InputError: no such file, an unknown suffix or field, a bad value, a repeated id, or no prompt at all.
@@ -54,7 +57,7 @@ def _validated(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterat
         try:
             prompt = Prompt.model_validate(row)
         except ValidationError as error:
-            raise InputError(f"{path}:{number}: {first_problem(error, Prompt.model_fields)}") from error
+            raise InputError(f"{path}:{number}: {first_problem(error, _FIELDS)}") from error
         if prompt.id in seen:
             raise InputError(f"{path}:{number}: field 'id': '{prompt.id}' was used in line {seen[prompt.id]}")
         seen[prompt.id] = number
@@ -66,6 +69,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         if reader.fieldnames and "premise" not in reader.fieldnames:
             raise InputError(f"{path}:1: the header has no column 'premise'; got {', '.join(reader.fieldnames)}")
+        if "lore" in (reader.fieldnames or ()):
+            raise InputError(f"{path}:1: column 'lore': lore does not fit into CSV; write JSON Lines or TOML")
         for row in reader:
             if None in row:
                 raise InputError(f"{path}:{reader.line_num}: more fields than the header has columns; quote the commas")

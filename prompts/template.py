@@ -1,4 +1,4 @@
-"""The text format in which a language model reads and writes turns, and what of a story fits into its context.
+"""The text format in which a language model reads and writes turns (prompts/context.py: how much of a story it reads).
 
 One turn is one line, and the tag that opens it is written by the model itself, so the choice of what to do and who
 does it is part of the action and gets gradient:
@@ -102,47 +102,39 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if re.search(r"\w", sentence)]
 
 
+def prompt_lines(prompt: Prompt) -> dict[str, str]:
+    """The labelled line of each field that the model always reads, in reading order; empty fields are left out."""
+    fields = {
+        "premise": prompt.premise,
+        "goal": prompt.goal,
+        "characters": ", ".join(prompt.characters),
+        "memory": prompt.memory,
+        "style": prompt.style,
+    }
+    return {field: f"{field.capitalize()}: {value}" for field, value in fields.items() if value}
+
+
 def format_prompt(prompt: Prompt) -> str:
     """The prompt as the labelled lines that the model reads; empty fields are left out."""
-    fields = {
-        "Premise": prompt.premise,
-        "Goal": prompt.goal,
-        "Characters": ", ".join(prompt.characters),
-        "Memory": prompt.memory,
-        "Style": prompt.style,
-    }
-    return "\n".join(f"{label}: {value}" for label, value in fields.items() if value)
+    return "\n".join(prompt_lines(prompt).values())
+
+
+def head_text(body: str, tokenizer: Any) -> str:
+    """All that stands before the first turn around the prompt's lines: the chat template where the model has one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return f"{INSTRUCTION}\n\n{body}\n\nStory:\n"
+    messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": body}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def encode_head(text: str, tokenizer: Any, **options: Any) -> Any:
+    """The tokenizer's encoding of a head; a chat template has written the special tokens already."""
+    return tokenizer(text, add_special_tokens=not getattr(tokenizer, "chat_template", None), **options)
 
 
 def head_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
-    """Token ids of all that stands before the first turn: through the chat template where the model has one."""
-    if getattr(tokenizer, "chat_template", None):
-        messages = [
-            {"role": "system", "content": INSTRUCTION},
-            {"role": "user", "content": format_prompt(prompt)},
-        ]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    else:
-        text = f"{INSTRUCTION}\n\n{format_prompt(prompt)}\n\nStory:\n"
-    return list(tokenizer(text, add_special_tokens=not getattr(tokenizer, "chat_template", None))["input_ids"])
-
-
-def context_ids(story: Story, tokenizer: Any, budget: int) -> list[int]:
-    """What the model reads before it writes the next turn, in at most `budget` tokens.
-
-    The rule: premise, goal, characters, memory and style always stay whole; of the turns the latest ones that fit,
-    whole turns only. If the prompt alone exceeds the budget its beginning is cut (the instruction goes first).
-    """
-    head = head_ids(story.prompt, tokenizer)
-    room = budget - len(head)
-    kept: list[list[int]] = []
-    for turn in reversed(story.turns):
-        ids = turn_ids(turn, tokenizer)
-        if len(ids) > room:
-            break
-        kept.insert(0, ids)
-        room -= len(ids)
-    return (head + [token for ids in kept for token in ids])[-budget:]
+    """Token ids of all that stands before the first turn, without note and lore."""
+    return list(encode_head(head_text(format_prompt(prompt), tokenizer), tokenizer)["input_ids"])
 
 
 def turn_ids(turn: Turn, tokenizer: Any) -> list[int]:

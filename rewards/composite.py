@@ -145,7 +145,10 @@ def standard_file() -> Path:
 
 
 def build(
-    weights: Mapping[str, float] | None = None, device: str = "auto", preference: Path | None = None
+    weights: Mapping[str, float] | None = None,
+    device: str = "auto",
+    preference: Path | None = None,
+    judge: str = "",
 ) -> Composite:
     """The composite with the shipped scorers.
 
@@ -153,9 +156,10 @@ def build(
         weights: by term; terms that are not named keep their default weight, 0 switches one off; a name
             `module:function` adds a reward of the user's own.
         preference: a folder of `storyrl fit preference`, whose taste is added to the shipped weights; None: no taste.
+        judge: a term (or `module:function`) that is scored and kept but adds nothing to the reward.
 
     Raises:
-        InputError: an unknown term, or all switched off.
+        InputError: an unknown term, all switched off, or a judge that is rewarded.
     """
     goal = functools.cache(lambda: GoalReached(device=device))
     makers: dict[str, Callable[[], Scorer]] = {
@@ -165,7 +169,7 @@ def build(
         "verbs": VerbDistance,
         **GUARDS,
     }
-    for name in weights or {}:
+    for name in [*(weights or {}), *filter(None, [judge])]:
         if ":" in name:
             makers[name] = functools.partial(Custom, name)
         elif name not in makers:
@@ -173,6 +177,10 @@ def build(
     chosen = {name: weight for name, weight in {**DEFAULT_WEIGHTS, **(weights or {})}.items() if weight}
     if not chosen:
         raise InputError("reward: every term has weight 0; give at least one another weight")
+    if judge in chosen:
+        raise InputError(f"judge '{judge}': is part of the reward; give it weight 0 ({judge}=0) or choose another")
+    if judge:
+        chosen[judge] = 0.0
     standard = {
         name: {"mean": row["mean"], "deviation": row["deviation"]}
         for name, row in json.loads(standard_file().read_text(encoding="utf-8")).items()

@@ -7,6 +7,8 @@ input, 1 a fault of storyrl, 130 interrupted.
 import json
 import sys
 import traceback
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +46,13 @@ Reward_ = Annotated[
     typer.Option("--reward", help="name=weight of a term, 0: off; module:function=weight: your own. May be repeated."),
 ]
 Seed_ = Annotated[int, typer.Option("--seed", help="Same seed, same stories.")]
+
+
+class Engine(StrEnum):
+    """What tunes: the loop of storyrl/tuning/loop.py, or TRL."""
+
+    OURS = "ours"
+    TRL = "trl"
 
 
 def _epilog(*examples: str) -> str:
@@ -150,16 +159,20 @@ def sft(
 
 @app.command(
     epilog=_epilog(
-        "storyrl tune --out runs/first", "storyrl tune --prompts my.jsonl --out runs/mine --steps 50 --set beta=0.1"
+        "storyrl tune --out runs/first",
+        "storyrl tune --prompts my.jsonl --out runs/mine --steps 50 --set beta=0.1",
+        "storyrl tune --resume runs/mine",
     )
 )
 def tune(
-    out: Annotated[Path, typer.Option("--out", help="New folder for the run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="New folder for the run.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run, as it was started.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Prompt file, or starter:train.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")] = None,
     policy: Annotated[str | None, typer.Option("--policy", help="Where to start from; also the reference.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Our loop, or TRL's trainer (several GPUs).")] = Engine.OURS,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     device: Device_ = "auto",
     threads: Threads_ = None,
@@ -170,23 +183,59 @@ def tune(
     from storyrl.tuning.run import TuningRun
 
     set_up(quiet, threads)
-    settings = load_config(config, set_ or [], prompts=prompts, steps=steps, policy=policy, seed=seed)
+    given = {"prompts": prompts, "steps": steps, "policy": policy, "seed": seed}
+    if (out is None) == (resume is None):
+        raise InputError("tune: give --out FOLDER for a new run, or --resume FOLDER to go on with one")
+    if resume and (config or set_ or any(value is not None for value in given.values())):
+        raise InputError(f"--resume {resume}: goes on as the run was started; other settings need a new run (--out)")
+    settings = load_config(config, set_ or [], **given)
     say("loading models ...")
-    run = TuningRun(settings, out, device)
+    if out and engine is Engine.TRL:
+        _tune_with_trl(settings, out)
+        return
+    if out:
+        run = TuningRun(settings, out, device)
+    else:
+        assert resume is not None
+        run = TuningRun.resume(resume, device)
+        say(f"going on after step {run.state.step} of {run.config.steps}")
     _evaluate(run, "before")
-    with progress("tuning", settings.steps) as update:
+    with progress("tuning", run.config.steps) as update:
         for step in run.steps():
-            m = step.metrics
-            goal = m["scores"].get("goal", {}).get("mean", float("nan"))
-            note = f"reward {m['reward']:+.2f}  goal {goal:.3f}  KL {m['kl']:.2f}"
-            update(m["step"] + 1, note)
-            if not console.is_terminal:
-                say(f"step {m['step']}: {note}  ({sum(m['seconds'].values()):.1f} s)")
-    if run.heldout:
-        _evaluate(run, "after")
-        differences = run.report()
-        for number in range(min(3, len(run.heldout))):
-            print(run.side_by_side(number))
+            _tell(step.metrics, update)
+            for alarm in step.alarms:
+                say(f"ALARM at step {step.metrics['step']}: {alarm}")
+    _evaluate(run, "after")
+    _conclude(run.out, run.config)
+
+
+def _tune_with_trl(settings: Any, out: Path) -> None:
+    from storyrl.tuning import trl_backend
+
+    with progress("tuning with TRL", settings.steps) as update:
+        is_main = trl_backend.run(settings, out, lambda metrics: _tell(metrics, update))
+    if is_main:
+        _conclude(out, settings)
+
+
+def _tell(metrics: Mapping[str, Any], update: Callable[..., None]) -> None:
+    """A step's main numbers."""
+    goal = metrics["scores"].get("goal", {}).get("mean", float("nan"))
+    note = f"reward {metrics['reward']:+.2f}  goal {goal:.3f}  KL {metrics['kl']:.2f}"
+    update(metrics["step"] + 1, note)
+    if not console.is_terminal:
+        say(f"step {metrics['step']}: {note}  ({sum(metrics['seconds'].values()):.1f} s)")
+
+
+def _conclude(out: Path, settings: Any) -> None:
+    """What a run changed: some stories side by side, the differences, and where the report is."""
+    from prompts.readers import read_prompts
+    from storyrl.tuning.run import report_run, side_by_side
+
+    if settings.eval_prompts:
+        differences = report_run(out)
+        for prompt in read_prompts(settings.eval_prompts)[:3]:
+            print(side_by_side(out, prompt))
         for difference in differences:
             print(difference.line())
         print(f"report: {out / 'report.html'}")
@@ -194,6 +243,8 @@ def tune(
 
 
 def _evaluate(run: Any, when: str) -> None:
+    if run.has_evaluation(when):
+        return
     with progress(f"held-out stories {when}", len(run.heldout)) as update:
         for done in run.evaluation(when):
             update(done)
@@ -222,7 +273,7 @@ def fit_preference(
         choices = choices_from_pairs(pairs)
     else:
         store = Store(db)
-        choices = choices_from_store(store.comparisons(), store.ratings(), store.shown())
+        choices = choices_from_store(store.comparisons(), store.ratings(), store.shown(with_consent=True))
     if not choices:
         raise InputError("the database holds no comparisons yet; rate some stories in `storyrl studio`")
     with progress("reading the stories", 2 * len(choices)) as update:

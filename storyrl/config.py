@@ -77,6 +77,10 @@ class TuneConfig:
     """Stories for each held-out prompt."""
     save_every: int = 10
     """Steps between checkpoints, from which --resume goes on, and saves of the policy."""
+    vllm: bool = False
+    """--engine trl: sample with vLLM in the training processes (GPUs only)."""
+    report_to: Literal["", "tensorboard", "trackio", "wandb"] = ""
+    """Also send the metrics to this tracker (to be installed apart)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -178,6 +182,8 @@ def to_toml(config: TuneConfig) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, str):
         escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or c in '"\\' else c for c in value)
         return f'"{escaped}"'

@@ -86,13 +86,17 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) for each non-empty line.
+
+    Args:
+        torn_end: leave out a last line without its line break: what a killed process was writing.
 
     Raises:
         InputError: a line is not a JSON object.
     """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    lines = read_text(path).split("\n")
+    for number, line in enumerate(lines[:-1] if torn_end else lines, start=1):
         if not line.strip():
             continue
         try:

@@ -67,5 +67,5 @@ def story_record(story: Story, scored: Scored, policy: str, seed: int, tokens: i
 
 
 def prompt_record(prompt: Prompt) -> dict[str, Any]:
-    """A prompt without its empty fields."""
-    return {key: value for key, value in prompt.model_dump(mode="json").items() if value}
+    """A prompt without the fields that are as they would be anyway."""
+    return {"id": prompt.id, **prompt.model_dump(mode="json", exclude_defaults=True)}

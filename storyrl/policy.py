@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from prompts.template import context_ids, end_at_sentence, format_turn, head_ids, parse_turn, parse_turns
+from prompts.context import context_ids
+from prompts.template import end_at_sentence, format_turn, parse_turn, parse_turns
 from storyrl import models
 from storyrl.decoding import ROLLOUT, Sampled, Sampling, sample
 from storyrl.story import Prompt, Story, Turn
@@ -102,7 +103,8 @@ class Policy:
         turn without one is left out of the text, unless it is the only one).
         """
         sampling = Sampling(max_tokens=max_tokens) if max_tokens != ROLLOUT.max_tokens else ROLLOUT
-        contexts = [head_ids(prompt, self.tokenizer)[-(self.context_limit - max_tokens) :] for prompt in prompts]
+        room = self.context_limit - max_tokens
+        contexts = [context_ids(Story(id=prompt.id, prompt=prompt), self.tokenizer, room) for prompt in prompts]
         keys = [(seed, prompt.id, 0, number) for prompt in prompts for number in range(samples)]
         uniforms = uniform_rows(keys, max_tokens)
         drawn = sample(self.model, contexts, samples, uniforms, sampling, self._story_ends, set())
@@ -139,13 +141,9 @@ class Policy:
         )
 
     def _turn_ends(self, ids: list[int]) -> tuple[int, ...]:
-        """After how many tokens each turn is over: with its line end; the token that ends the story goes with the last."""
+        """After how many tokens each turn is over, its line end included; the end of the story goes with the last."""
         words = len(ids) - bool(ids and ids[-1] in self._story_ends)
-        ends = [
-            at
-            for at in range(1, words)
-            if ids[at - 1] in self._line_ends and ids[at] not in self._line_ends
-        ]
+        ends = [at for at in range(1, words) if ids[at - 1] in self._line_ends and ids[at] not in self._line_ends]
         return (*ends, len(ids))
 
     def count_tokens(self, turns: Sequence[Turn]) -> int:

@@ -1,17 +1,28 @@
-"""The nouns of the product: Prompt, Turn, Story. Plain validated data, no model and no file handling.
+"""The nouns of the product: Prompt, LoreEntry, Turn, Story. Plain validated data, no model and no file handling.
 
-A Prompt is what a story starts from. A Turn is one action of the agent (or of the writer): it narrates, lets somebody
-say something, or lets somebody do something. A Story is a Prompt and its Turns.
+A Prompt is what a story starts from; its lore is what the model is told once the story speaks of it. A Turn is one
+action of the agent (or of the writer): it narrates, lets somebody say something, or lets somebody do something. A
+Story is a Prompt and its Turns.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60, pattern=r"^[^\[\]\n]+$")]
+Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
 class Kind(StrEnum):
@@ -28,6 +39,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LoreEntry(Record):
+    """A fact of the story's world that the model reads when one of the keys was mentioned lately."""
+
+    name: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
+    keys: tuple[Key, ...] = Field((), max_length=50, description="words or phrases, matched whole and in any case")
+    text: Annotated[Line, Field(min_length=1)]
+    always: bool = Field(False, description="in the context whether a key was mentioned or not")
+    enabled: bool = True
+
+
 class Prompt(Record):
     """What a story starts from."""
 
@@ -38,6 +59,16 @@ class Prompt(Record):
     memory: Line = Field("", description="facts that always stay in the context")
     style: Line = Field("", description="e.g. 'plain, first person'")
     genre: Line = ""
+    note: Line = Field("", description="the author's note: a wish for what comes next, kept close to the end")
+    note_depth: int = Field(3, ge=0, le=50, description="how many turns stand between the note and the next turn")
+    lore: tuple[LoreEntry, ...] = Field((), max_length=500)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A prompt without note and lore is written as it was before there were any, so stored ones stay equal."""
+        fields = type(self).model_fields
+        unset = {name for name in ("note", "note_depth", "lore") if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in unset}
 
 
 class Turn(Record):

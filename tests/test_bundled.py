@@ -17,7 +17,11 @@ from storyrl.generate import generate
 from storyrl.policy import Policy
 from storyrl.sft import SFTConfig, fine_tune, perplexity, read_stories, shipped_stories, split
 from storyrl.story import Kind, Story
-from storyrl.tuning.lora import with_lora
+from storyrl.tuning.episodes import collate, share_prefix
+from storyrl.tuning.learner import Learner
+from storyrl.tuning.logprobs import plain_logprobs, shared_logprobs
+from storyrl.tuning.loop import tune
+from storyrl.tuning.lora import lora_layers, merge, with_lora
 from storyrl.tuning.run import TuningRun
 
 pytestmark = pytest.mark.slow
@@ -85,3 +89,35 @@ def test_tuning_run(tmp_path: Path) -> None:
     assert tuned.model.dtype == run.learner.sampler.model.dtype
     prompt = read_prompts("starter:heldout")[:1]
     assert torch.isfinite(torch.tensor(tuned.rollout(prompt, 1, 8, 0)[0].episode.behaviour_logprobs)).all()
+
+
+def test_fast_path_equals_the_plain_one() -> None:
+    """Log-probabilities and gradient of four stories of one prompt in float32, with an adapter that is not zero."""
+    model, tokenizer = models.load("storyteller", dtype=torch.float32)
+    adapted = with_lora(model, 8, 0)
+    for _, layer in lora_layers(adapted):
+        torch.nn.init.normal_(layer.lora_b, std=0.02)
+    merge(adapted)
+    policy = Policy(adapted, tokenizer, "storyteller")
+    episodes = [rollout.episode for rollout in policy.rollout(read_prompts("starter:heldout")[:1], 4, 24, seed=5)]
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    plain, _ = plain_logprobs(adapted, collate(episodes))
+    shared, _ = shared_logprobs(adapted, share_prefix(episodes))
+    sampled = torch.tensor([logprob for episode in episodes for logprob in episode.behaviour_logprobs])
+    assert torch.allclose(plain, sampled, atol=1e-3)
+    assert torch.allclose(plain, shared, atol=1e-4)
+    weights = torch.randn(len(plain), generator=torch.Generator().manual_seed(0))
+    one, two = (torch.autograd.grad((logprobs * weights).sum(), trained) for logprobs in (plain, shared))
+    size = max(float(gradient.abs().max()) for gradient in one)
+    assert all(torch.allclose(a, b, atol=1e-4 * size) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_other_algorithms_take_a_step(algorithm: str) -> None:
+    shape: dict[str, Any] = {"steps": 1, "prompts_per_step": 2, "samples_per_prompt": 2, "max_tokens": 16}
+    config = TuneConfig(**shape, algorithm=algorithm, reward_per="turn", epochs=2)
+    learner = Learner(Policy.load(), config)
+    before = [parameter.detach().clone() for parameter in learner.trained]
+    [step] = tune(learner, read_prompts("starter:train"), composite.build(), config)
+    assert step.metrics["kl"] == 0 and step.metrics["mismatch"] < 0.1
+    assert any(not torch.equal(a, b) for a, b in zip(before, learner.trained, strict=True))

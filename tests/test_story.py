@@ -4,12 +4,14 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from prompts.readers import read_prompts
-from prompts.template import context_ids, end_at_sentence, format_turn, head_ids, parse_turns, split_sentences
+from prompts.context import context_ids
+from prompts.template import end_at_sentence, format_turn, head_ids, parse_turns, split_sentences
 from storyrl.sft import read_stories, shipped_stories
 from storyrl.story import Kind, Prompt, Story, Turn
 
@@ -21,6 +23,16 @@ def test_turns_know_who_acts() -> None:
         Turn(kind=Kind.SAY, text="Hello.")
     with pytest.raises(ValidationError, match="has no actor"):
         Turn(kind=Kind.NARRATE, actor="Tom", text="Rain.")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"note_depth": -1}, {"note_depth": 51}, {"note": "x" * 4001}, {"lore": [{"text": "x"}] * 501}, {"lore": [{}]}]
+    + [{"lore": [{"text": "x", "keys": keys}]} for keys in ([""], ["k" * 101], ["k"] * 51)],
+)
+def test_note_and_lore_have_limits(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Prompt.model_validate({"premise": "A."} | fields)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ _ROOT = Path(__file__).parent.parent
 _NEVER = {
     "storyrl/story.py": ("storyrl.", "rewards", "prompts", "ui"),
     "storyrl/decoding.py": ("storyrl.policy", "storyrl.tuning", "rewards", "ui"),
-    "storyrl/store.py": ("storyrl.policy", "storyrl.tuning", "rewards", "ui"),
+    "storyrl/store/": ("storyrl.policy", "storyrl.tuning", "rewards", "ui"),
     "storyrl/": ("ui",),
     "prompts/": ("storyrl.policy", "storyrl.tuning", "storyrl.decoding", "storyrl.store", "rewards", "ui"),
     "rewards/": ("storyrl.tuning", "storyrl.store", "storyrl.agent", "ui"),

@@ -16,8 +16,7 @@ class Episode:
         behaviour_logprobs: log-probabilities (nats) that the sampler gave to the action tokens, in order; empty for
             text that was not sampled.
         group: episodes of one prompt share it; the baseline is taken within a group.
-        turn_ends: for rewards by the turn, how many action tokens were written by the end of each turn, in order; empty:
-            the episode is one turn.
+        turn_ends: how many action tokens were written by the end of each turn, in order; empty: it is one turn.
         truncated: True when the token limit, not the policy, ended the story.
     """
 

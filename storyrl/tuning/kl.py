@@ -1,4 +1,4 @@
-"""The KL divergence from the reference: estimates from sampled tokens (Schulman 2020), and the weight of its penalty."""
+"""The KL divergence from the reference: estimates from sampled tokens (Schulman 2020), and its weight."""
 
 from dataclasses import dataclass
 

@@ -81,10 +81,8 @@ class Learner:
             parts[-1].append(row)
         return [sorted(part) for part in parts]
 
-    def logprobs(
-        self, episodes: Sequence[Episode], *, of_reference: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of episodes of one group: log-probabilities [N] (nats) of all action tokens, and the states [N, H] before them."""
+    def logprobs(self, episodes: Sequence[Episode], *, of_reference: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a group: log-probabilities [N] (nats) of all action tokens, and the states [N, H] that chose them."""
         model = self.reference if of_reference else self.model
         if self.is_fast:
             return shared_logprobs(model, share_prefix(episodes, model.device))

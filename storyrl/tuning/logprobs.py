@@ -79,9 +79,7 @@ class _PrefixLayer(DynamicLayer):
             self.keys, self.values = key_states, value_states
             return key_states, value_states
         old = (tensor.expand(self.rows, -1, -1, -1) for tensor in (self.keys, self.values))
-        keys, values = (
-            torch.cat(pair, dim=2) for pair in zip(old, (key_states, value_states), strict=True)
-        )
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(old, (key_states, value_states), strict=True))
         return keys, values
 
     def get_seq_length(self) -> int:

@@ -50,6 +50,7 @@ class Step:
     rollouts: list[Rollout]
     scored: list[Scored]
     metrics: dict[str, Any] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -63,7 +64,9 @@ class TuneState:
     @classmethod
     def start(cls, learner: Learner, config: TuneConfig) -> "TuneState":
         """The state before the first step."""
-        policy = [p for p in learner.trained if not learner.critic or all(p is not c for c in learner.critic.parameters())]
+        policy = [
+            p for p in learner.trained if not learner.critic or all(p is not c for c in learner.critic.parameters())
+        ]
         groups: list[dict[str, Any]] = [{"params": policy, "lr": config.learning_rate}]
         if learner.critic:
             groups.append({"params": list(learner.critic.parameters()), "lr": config.critic_learning_rate})
@@ -81,6 +84,7 @@ class _Experience:
     rewards: list[torch.Tensor] = field(default_factory=list)  # a token, the KL penalty taken off
     values: list[torch.Tensor] = field(default_factory=list)  # the critic's, before this step's updates
     advantages: list[torch.Tensor] = field(default_factory=list)
+    units: list[list[int]] = field(default_factory=list)  # tokens of what has one advantage: story, turn or token
 
 
 @dataclass
@@ -225,18 +229,18 @@ def _baseline_advantages(batch: list[_Experience], config: TuneConfig) -> None:
             a[: len(row)].repeat_interleave(torch.tensor([tokens for tokens, _ in row]))
             for a, row in zip(own, group, strict=True)
         ]
+        experience.units = [[tokens for tokens, _ in row] for row in group]
 
 
 def _gae_advantages(batch: list[_Experience], config: TuneConfig) -> None:
     """Advantages a token by the critic, normalised over the batch (Schulman et al. 2016)."""
     for experience in batch:
-        for episode, rewards, values in zip(
-            experience.episodes, experience.rewards, experience.values, strict=True
-        ):
+        for episode, rewards, values in zip(experience.episodes, experience.rewards, experience.values, strict=True):
             discounts = torch.ones_like(rewards)
             if config.reward_per == "turn":
                 discounts[[end - 1 for end in episode.turn_ends]] = config.discount
             experience.advantages.append(gae(rewards, values, discounts, config.gae_lambda))
+            experience.units.append([1] * len(rewards))
     everything = torch.cat([a for experience in batch for a in experience.advantages])
     for experience in batch:
         # What the critic should have said; it learns from this before normalisation.
@@ -287,7 +291,8 @@ def _accumulate(learner: Learner, experience: _Experience, config: TuneConfig, s
         flat = torch.cat(advantages).to(device)
         sampled = torch.cat([experience.sampled[row] for row in rows]).to(device)
         if config.updates_per_step > 1:
-            loss, clipped = clipped_loss(logprobs, sampled, flat, config.clip, stories)
+            lengths = torch.tensor([n for row in rows for n in experience.units[row] if n], device=device)
+            loss, clipped = clipped_loss(logprobs, sampled, flat, lengths, config.clip, stories)
             seen.clipped += share * float(clipped)
         else:
             loss = policy_gradient_loss(logprobs, flat, stories)
@@ -300,12 +305,13 @@ def _accumulate(learner: Learner, experience: _Experience, config: TuneConfig, s
         if len(logprobs):
             loss.backward()
             learner.gather_gradient()
-        now = logprobs.detach()
-        seen.mismatch += float((now - sampled).abs().sum()) / tokens
+        now = logprobs.detach() if config.updates_per_step == 1 else sampled  # before this step's updates
+        behaviour = torch.tensor([x for episode in episodes for x in episode.behaviour_logprobs], device=device)
+        seen.mismatch += float((now - behaviour).abs().sum()) / tokens
         reference = torch.cat([experience.reference[row] for row in rows]).to(device)
-        lengths = [len(experience.advantages[row]) for row in rows]
+        tokens_of = [len(experience.advantages[row]) for row in rows]
         for name, estimate in (("kl", k1), ("k3", k3)):
-            parts = estimate(now, reference).cpu().split(lengths)
+            parts = estimate(now, reference).cpu().split(tokens_of)
             getattr(seen, name)[rows] = torch.stack([part.sum() for part in parts])
     return seen
 

@@ -1,8 +1,8 @@
 """LoRA with the update kept merged into the weights: W' = W + s B A (Hu et al. 2021).
 
-Decoding and the forward pass of training then run at the plain model's speed and on the very same weights, so the policy
-that samples is the policy that learns. Only the backward pass knows of A and B. The adapter is saved in peft's format
-and loads there. What it leaves out: dropout, embeddings and output head (never adapted), other kinds of adapters.
+Decoding and the forward pass of training then run at the plain model's speed and on the very same weights, so the
+policy that samples is the policy that learns. Only the backward pass knows of A and B. The adapter is saved in peft's
+format and loads there. What it leaves out: dropout, adapted embeddings or output head, other kinds of adapters.
 """
 
 import copy

@@ -20,19 +20,31 @@ def policy_gradient_loss(logprobs: torch.Tensor, advantages: torch.Tensor, stori
 
 
 def clipped_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip: float, stories: int
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    lengths: torch.Tensor,
+    clip: float,
+    stories: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """-(1/m) sum_t min(w_t A_t, clip(w_t, 1 - c, 1 + c) A_t), w_t = pi / pi_old (PPO; Schulman et al. 2017, eq. 7).
+    """-(1/m) sum_u min(w_u A_u, clip(w_u, 1 - c, 1 + c) A_u), w_u = pi(u) / pi_old(u) (Schulman et al. 2017, eq. 7).
 
-    At pi = pi_old its gradient is that of `policy_gradient_loss`. `old_logprobs` [N] must come from the same arithmetic
-    as `logprobs`: those of the sampler differ in bfloat16 by enough to be clipped.
+    A unit u is what is judged as one: a token in PPO, a turn or a whole story where these are rewarded. At pi = pi_old
+    the gradient is that of `policy_gradient_loss`. The old log-probabilities must come from the same arithmetic as the
+    new ones: those of the sampler differ in bfloat16 by enough to be clipped.
+
+    Args:
+        logprobs: [N] nats a token, with gradient. old_logprobs, advantages: [N] without; A is the same within a unit.
+        lengths: [U] tokens of each unit, N in all; none is 0.
 
     Returns:
-        The loss, and the share of tokens whose gradient was cut off.
+        The loss, and the share of units whose gradient was cut off.
     """
     _check(logprobs, advantages)
-    ratio = (logprobs - old_logprobs.detach()).exp()
-    free, held = ratio * advantages.detach(), ratio.clamp(1 - clip, 1 + clip) * advantages.detach()
+    unit = torch.repeat_interleave(lengths)  # [N] which unit a token belongs to
+    log_ratio = torch.zeros(len(lengths), device=logprobs.device).index_add(0, unit, logprobs - old_logprobs.detach())
+    ratio, advantage = log_ratio.exp(), advantages.detach()[lengths.cumsum(0) - 1]
+    free, held = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
     return -torch.minimum(free, held).sum() / stories, (held < free).float().mean()
 
 
