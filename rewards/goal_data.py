@@ -19,6 +19,7 @@ from storyrl.files import read_jsonl
 from storyrl.story import Turn, prose
 
 _MUDDLED = "GJM"  # writers of twins in the manner of a small model
+_HARDER = ("ru", "rw")  # ids of the policy's stories whose goals share words with sentences that do not tell them
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,14 @@ def cut_stories(held_out: bool) -> list[Case]:
 
 def training_stories() -> list[Case]:
     """What the story stage trains on: the policy's stories, and the twins that were written in its manner."""
-    return [*policy_stories(held_out=False), *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
+    easier = [case for case in policy_stories(held_out=False) if case.group[:2] not in _HARDER]
+    return [*easier, *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
+
+
+def harder_stories() -> list[Case]:
+    """What the last stage trains on: stories whose goals were written to mislead, and every second one of before."""
+    harder = [case for case in policy_stories(held_out=False) if case.group[:2] in _HARDER]
+    return [*harder, *(case for case in training_stories() if is_held_out(case.group, 2))]
 
 
 def calibration_cases() -> list[Case]:

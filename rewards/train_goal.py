@@ -1,7 +1,8 @@
 """Trains the goal classifier: `python -m rewards.train_goal DATA_FOLDER` (under an hour on two cores).
 
-Two stages. General entailment: short premises, read whole, many of them minimal pairs. Stories: those of the default
-policy and twins in its manner, read sentence by sentence as in scoring. All weights train but the word and position
+Three stages. General entailment: short premises, read whole, many of them minimal pairs. Stories: those of the default
+policy and twins in its manner, read sentence by sentence as in scoring. Harder: the same with goals that were written
+to mislead. All weights train but the word and position
 embeddings. At the end a scale and a shift are fitted to held-out cases (Platt 1999), and weights/goal.safetensors is
 written. Seeds are fixed. With `--work FOLDER` the network is kept there after each stage, and a broken-off training
 goes on from it.
@@ -36,7 +37,11 @@ class Stage:
     whole: bool  # read a case's text as one piece instead of sentence by sentence
 
 
-_STAGES = (Stage("general", 1, 1500, 1e-4, whole=True), Stage("stories", 2, 4000, 5e-5, whole=False))
+_STAGES = (
+    Stage("general", 1, 1500, 1e-4, whole=True),
+    Stage("stories", 2, 4000, 5e-5, whole=False),
+    Stage("harder", 1, 4000, 3e-5, whole=False),
+)
 _WARM_UP = 0.06  # share of a stage's steps
 
 
@@ -56,7 +61,11 @@ def main() -> None:
         if kept and kept.exists():
             reader.load_state_dict(read_tensors(kept))
             continue
-        cases = goal_data.general_entailment(options.data) if stage.whole else goal_data.training_stories()
+        cases = {
+            "general": lambda: goal_data.general_entailment(options.data),
+            "stories": goal_data.training_stories,
+            "harder": goal_data.harder_stories,
+        }[stage.name]()
         console.say(f"{stage.name}: {len(cases)} texts, {sum(len(case.goals) for case in cases)} goals")
         train(reader, [Item.of(case, tokens, stage.whole) for case in cases], stage)
         if kept:

@@ -6,9 +6,11 @@ Used by batch generation and by the studio alike.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prompts.context import Context
 from rewards.base import StoryText
 from rewards.composite import Composite
-from storyrl.policy import WRITING, Candidate, Policy
+from storyrl.decoding import Sampling
+from storyrl.policy import WRITING, Candidate, Policy, Watch
 from storyrl.story import Story, Turn, prose
 
 _UNFINISHED = -100.0  # added to the reward of a turn that breaks off in mid-sentence: it goes behind every whole one
@@ -38,10 +40,25 @@ class Agent:
         """The policy's spec."""
         return self.policy.name
 
-    def suggest(self, story: Story, candidates: int, seed: int) -> list[Suggestion]:
-        """Distinct next turns for a story, best first; at least one."""
-        drawn = self.policy.write([story], candidates, seed, may_end=False)
+    def suggest(
+        self,
+        story: Story,
+        candidates: int,
+        seed: int,
+        sampling: Sampling = WRITING,
+        opening: str = "",
+        watch: Watch | None = None,
+    ) -> list[Suggestion]:
+        """Distinct next turns for a story, best first; at least one, unless `watch` stopped the writing too early.
+
+        `opening` is what each turn's line begins with: "[narrate]", "[say Mira]", "[say" (whoever), or some words too.
+        """
+        drawn = self.policy.write([story], candidates, seed, sampling, may_end=False, opening=opening, watch=watch)
         return self._ranked([story], drawn)[0]
+
+    def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
+        """What the model reads before it writes the next turn."""
+        return self.policy.context(story, sampling)
 
     def _ranked(self, stories: Sequence[Story], drawn: Sequence[Sequence[Candidate]]) -> list[list[Suggestion]]:
         ranked: list[list[Suggestion]] = []

@@ -5,13 +5,14 @@ file only reads them back. What it leaves out: scoring and ranking (storyrl/agen
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from prompts.context import context_ids
+from prompts.context import Context, context_ids, context_parts
 from prompts.template import end_at_sentence, format_turn, parse_turn, parse_turns
 from storyrl import models
 from storyrl.decoding import ROLLOUT, Sampled, Sampling, sample
@@ -22,13 +23,17 @@ WRITING = Sampling(max_tokens=70, temperature=0.5, top_k=40, top_p=0.9)
 """How turns are sampled for people; rollouts of tuning are sampled with `ROLLOUT`."""
 
 
+Watch = Callable[[list[str]], bool]
+"""Told after every token what each candidate says so far; once it answers False, the writing stops there."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One possible next turn; `turn` is None when the policy ended the story instead."""
 
     turn: Turn | None
     tokens: int
-    logprob: float  # of all its tokens, nats
+    logprob: float  # of all its tokens, nats; nan when the writing was stopped
     whole: bool  # ends with a sentence end
 
 
@@ -71,25 +76,44 @@ class Policy:
         seed: int,
         sampling: Sampling = WRITING,
         may_end: bool = True,
+        opening: str = "",
+        watch: Watch | None = None,
     ) -> list[list[Candidate]]:
-        """Draw `candidates` next turns for each story.
+        """Draw `candidates` next turns for each story; each begins with `opening`, a tag or more of a turn's line.
 
         The random numbers of a candidate depend on the seed, the story's id, its number of turns and the candidate's
         number only, so a story comes out the same whatever else is written beside it (up to rounding of the model's
         arithmetic, which may differ between batch sizes).
         """
-        budget = self.context_limit - sampling.max_tokens
-        contexts = [context_ids(story, self.tokenizer, budget) for story in stories]
+        start = list(self.tokenizer(opening, add_special_tokens=False)["input_ids"]) if opening else []
+        budget = self.context_limit - sampling.max_tokens - len(start)
+        contexts = [context_ids(story, self.tokenizer, budget) + start for story in stories]
         keys = [(seed, story.id, len(story.turns), number) for story in stories for number in range(candidates)]
         uniforms = uniform_rows(keys, sampling.max_tokens)
         stops = self._line_ends | self._story_ends
-        never_first = self._line_ends if may_end else stops
-        drawn = sample(self.model, contexts, candidates, uniforms, sampling, stops, never_first)
-        return [[self._candidate(row) for row in rows] for rows in drawn]
+        never_first = self._line_ends if may_end and not opening else stops
+        call = (self.model, contexts, candidates, uniforms, sampling, stops, never_first)
+        if watch is None:
+            drawn = sample(*call)
+        else:
+            with _Watched(
+                self.model, len(keys), stops, lambda rows: watch([self._text(opening, r) for r in rows])
+            ) as w:
+                drawn = sample(*call, drop_finished=False)
+            if w.stopped:
+                rows = [Sampled(ids, [math.nan], stopped=False) for ids in w.rows]
+                drawn = [rows[at : at + candidates] for at in range(0, len(rows), candidates)]
+        return [[self._candidate(opening, row) for row in rows] for rows in drawn]
 
-    def _candidate(self, row: Sampled) -> Candidate:
-        text = self.tokenizer.decode(row.ids, skip_special_tokens=True)
-        turn = parse_turn(text.split("\n")[0])
+    def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
+        """What the model reads before it writes the next turn, part by part, and what it had no room for."""
+        return context_parts(story, self.tokenizer, self.context_limit - sampling.max_tokens)
+
+    def _text(self, opening: str, ids: list[int]) -> str:
+        return (opening + str(self.tokenizer.decode(ids, skip_special_tokens=True))).split("\n")[0]
+
+    def _candidate(self, opening: str, row: Sampled) -> Candidate:
+        turn = parse_turn(self._text(opening, row.ids))
         if turn is None:
             return Candidate(None, len(row.ids), sum(row.logprobs), whole=row.stopped)
         words, whole = end_at_sentence(turn.text)
@@ -151,6 +175,40 @@ class Policy:
         return sum(
             len(self.tokenizer(format_turn(turn) + "\n", add_special_tokens=False)["input_ids"]) for turn in turns
         )
+
+
+class _Watched:
+    """Reads along while `sample` draws `count` rows (with drop_finished=False), by a hook on the model's calls.
+
+    `look` gets the tokens of each row after every step but the last; when it answers False the drawing ends, the
+    context manager swallows that, and `rows` holds what there is.
+    """
+
+    class _Stopped(Exception):
+        pass
+
+    def __init__(self, model: Any, count: int, stops: Collection[int], look: Callable[[list[list[int]]], bool]):
+        self.model, self.stops, self.look = model, stops, look
+        self.rows: list[list[int]] = [[] for _ in range(count)]
+        self.stopped = self._has_read = False
+
+    def __enter__(self) -> "_Watched":
+        self._hook = self.model.register_forward_pre_hook(self._see, with_kwargs=True)
+        return self
+
+    def _see(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if self._has_read:  # the first call reads the contexts
+            for row, token in zip(self.rows, kwargs["input_ids"][:, 0].tolist(), strict=True):
+                if not row or row[-1] not in self.stops:
+                    row.append(token)
+            self.stopped = not self.look(self.rows)
+        self._has_read = True
+        if self.stopped:
+            raise self._Stopped
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._hook.remove()
+        return kind is self._Stopped
 
 
 def uniform_rows(keys: Sequence[tuple[object, ...]], width: int) -> torch.Tensor:

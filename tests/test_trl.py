@@ -20,8 +20,10 @@ from storyrl.errors import InputError
 from storyrl.models import load
 from storyrl.policy import Policy
 from storyrl.story import Prompt
-from storyrl.tuning import loop, trl_backend
+from storyrl.tuning import trl_backend
+from storyrl.tuning.experience import collect
 from storyrl.tuning.learner import Learner
+from storyrl.tuning.loop import _accumulate
 from storyrl.tuning.losses import clipped_loss
 
 from .conftest import word_tokenizer
@@ -71,8 +73,8 @@ def test_same_rollouts_give_the_same_loss_and_gradient(
         for parameter in learner.model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     rollouts = learner.policy.rollout(prompts, 3, 9, seed=4)
-    batch = loop._experience(learner, rollouts, [[float(r)] for r in rewards.flatten()], config, beta)
-    ours = sum(loop._accumulate(learner, experience, config, stories=6).loss for experience in batch)
+    batch = collect(learner, rollouts, [[float(r)] for r in rewards.flatten()], config, beta)
+    ours = sum(_accumulate(learner, experience, config, stories=6).loss for experience in batch)
     surrogate = 0.0
     for experience in batch:
         logprobs, _ = learner.logprobs(experience.episodes)

@@ -28,7 +28,7 @@ def save_checkpoint(folder: Path, learner: Learner, state: TuneState) -> None:
         InputError: it cannot be written.
     """
     tensors = {}
-    for number, parameter in enumerate(learner.trained):
+    for number, parameter in enumerate(learner.everything()):
         tensors[f"parameter.{number}"] = parameter.detach().contiguous()
         for name, moment in state.optimiser.state[parameter].items():
             tensors[f"{name}.{number}"] = torch.as_tensor(moment).contiguous()
@@ -68,7 +68,7 @@ def load_checkpoint(folder: Path, learner: Learner, state: TuneState) -> None:
         tensors = load_file(str(found / "state.safetensors"))
         numbers = json.loads((found / "state.json").read_text())
         with torch.no_grad():
-            for number, parameter in enumerate(learner.trained):
+            for number, parameter in enumerate(learner.everything()):
                 parameter.copy_(tensors.pop(f"parameter.{number}"))
                 names = [name for name in tensors if name.endswith(f".{number}")]
                 state.optimiser.state[parameter] = {name.rpartition(".")[0]: tensors.pop(name) for name in names}

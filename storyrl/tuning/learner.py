@@ -28,7 +28,7 @@ class Learner:
         policy: samples, and gets the gradient.
         reference: the frozen model that it started as.
         critic: for PPO, predicts the return from the state that chooses a token; None otherwise.
-        trained: the float32 parameters that learn, the critic's last.
+        trained: the policy's float32 parameters that learn.
         is_fast: whether a group's prompt is read once (storyrl/tuning/logprobs.py); any causal LM works without.
     """
 
@@ -48,12 +48,15 @@ class Learner:
         self.critic: Critic | None = None
         if config.algorithm == "ppo":
             self.critic = Critic(model.config.get_text_config().hidden_size, config.seed).to(model.device)
-            self.trained = [*self.trained, *self.critic.parameters()]
 
     @property
     def model(self) -> Any:
         """The policy's language model."""
         return self.policy.model
+
+    def everything(self) -> list[nn.Parameter]:
+        """All parameters that learn, the critic's last: what a checkpoint keeps."""
+        return [*self.trained, *(self.critic.parameters() if self.critic else ())]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -1,8 +1,8 @@
 """Log-probabilities of action tokens under a causal language model.
 
-The output head is the most expensive single layer of a small model (V = 49,152 columns). It is run only at the
-positions that predict an action token, in chunks that stay in the processor's cache, and its gradient with respect to
-the hidden states is worked out in the same visit, so that no [N, V] matrix is ever kept (`_ChosenLogprob`).
+The output head is the most expensive single layer of a small model (V = 49,152 columns). It is run only at the positions
+that predict an action token, a chunk at a time, and its gradient with respect to the hidden states is worked out in the
+same visit, so that no [N, V] matrix is ever kept (`_ChosenLogprob`).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from storyrl.tuning.episodes import Batch, SharedPrefix
 
 # Models whose logits are not simply head(hidden): run their own forward over all positions.
 _SCALES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-_CHUNK = 128  # rows of logits at a time: 128 * 49,152 * 4 bytes = 25 MB
+_CHUNK = 512  # rows of logits at a time: 512 * 49,152 * 4 bytes = 100 MB
 
 
 def action_logprobs(model: Any, batch: Batch) -> torch.Tensor:

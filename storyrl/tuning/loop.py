@@ -30,14 +30,12 @@ from typing import Any
 
 import torch
 
-from rewards.base import StoryText
 from rewards.composite import Composite, Scored
 from storyrl.config import TuneConfig
 from storyrl.errors import InputError
-from storyrl.policy import Policy, Rollout
+from storyrl.policy import Rollout
 from storyrl.story import Prompt
-from storyrl.tuning.advantages import BASELINES, gae, returns_to_go
-from storyrl.tuning.episodes import Episode
+from storyrl.tuning.experience import Experience, collect, score_rollouts
 from storyrl.tuning.kl import KLController, k1, k3
 from storyrl.tuning.learner import Learner
 from storyrl.tuning.losses import clipped_loss, policy_gradient_loss, value_loss
@@ -64,27 +62,11 @@ class TuneState:
     @classmethod
     def start(cls, learner: Learner, config: TuneConfig) -> "TuneState":
         """The state before the first step."""
-        policy = [
-            p for p in learner.trained if not learner.critic or all(p is not c for c in learner.critic.parameters())
-        ]
-        groups: list[dict[str, Any]] = [{"params": policy, "lr": config.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": learner.trained, "lr": config.learning_rate}]
         if learner.critic:
             groups.append({"params": list(learner.critic.parameters()), "lr": config.critic_learning_rate})
         controller = KLController(config.beta, config.target_kl, config.kl_horizon)
         return cls(0, torch.optim.AdamW(groups, weight_decay=0.0), controller)
-
-
-@dataclass
-class _Experience:
-    """The episodes of a prompt with what learning needs of them; each list holds one tensor [A] an episode."""
-
-    episodes: list[Episode]
-    reference: list[torch.Tensor]  # log pi_ref of the action tokens, nats
-    sampled: list[torch.Tensor]  # log pi of the policy that acted
-    rewards: list[torch.Tensor] = field(default_factory=list)  # a token, the KL penalty taken off
-    values: list[torch.Tensor] = field(default_factory=list)  # the critic's, before this step's updates
-    advantages: list[torch.Tensor] = field(default_factory=list)
-    units: list[list[int]] = field(default_factory=list)  # tokens of what has one advantage: story, turn or token
 
 
 @dataclass
@@ -105,7 +87,7 @@ def tune(
     """Train the learner in place, one yield a step; `state` goes on from a checkpoint.
 
     Raises:
-        InputError: a reward or the gradient is not finite; the step is then not taken.
+        InputError: a reward or the gradient is not finite; that update is then not made.
     """
     state = state or TuneState.start(learner, config)
     while state.step < config.steps:
@@ -118,12 +100,12 @@ def tune(
             seed=hash((config.seed, state.step)),
         )
         clock.lap("sampling")
-        scored, turn_rewards = score(learner.policy, rollouts, reward, config)
+        scored, turn_rewards = score_rollouts(learner.policy, rollouts, reward, config)
         clock.lap("rewards")
-        batch = _experience(learner, rollouts, turn_rewards, config, state.controller.beta)
+        batch = collect(learner, rollouts, turn_rewards, config, state.controller.beta)
         clock.lap("reference")
         measured, grad_norm = _learn(learner, batch, config, state, clock)
-        metrics = _metrics(state, rollouts, scored, batch, measured, grad_norm, clock.seconds)
+        metrics = _metrics(state, rollouts, scored, batch, measured, config.minibatches, grad_norm, clock.seconds)
         state.controller.update(metrics["kl"], len(rollouts))
         state.step += 1
         yield Step(rollouts, scored, metrics)
@@ -138,121 +120,12 @@ def prompts_of_step(prompts: Sequence[Prompt], config: TuneConfig, step: int) ->
     return [orders[place // len(prompts)][place % len(prompts)] for place in places]
 
 
-def score(
-    policy: Policy, rollouts: Sequence[Rollout], reward: Composite, config: TuneConfig
-) -> tuple[list[Scored], list[list[float]]]:
-    """Scores of the whole stories, and the rewards of each one's turns.
-
-    By the story, all reward comes with the end: one turn. By the turn, a turn is rewarded with what it added to the
-    reward of the story so far; without discount these sum to the story's reward, so the optimum is the same.
-    """
-    texts = [StoryText.of(rollout.story) for rollout in rollouts]
-    if config.reward_per == "story":
-        scored = reward.score(texts)
-        return scored, [[one.reward] for one in scored]
-    ends = [rollout.episode.turn_ends for rollout in rollouts]
-    parts = [[policy.story_so_far(r, end) for end in own[:-1]] for r, own in zip(rollouts, ends, strict=True)]
-    prefixes = [
-        StoryText(part.text, part.prompt.goal, part.prompt.premise, finished=False) for own in parts for part in own
-    ]
-    everything = reward.score([*texts, *prefixes])
-    scored, later = everything[: len(texts)], iter(everything[len(texts) :])
-    totals = [[*(next(later).reward for _ in own), whole.reward] for own, whole in zip(parts, scored, strict=True)]
-    return scored, [[b - a for a, b in zip([0.0, *own], own, strict=False)] for own in totals]
-
-
-def _experience(
-    learner: Learner, rollouts: Sequence[Rollout], turn_rewards: Sequence[list[float]], config: TuneConfig, beta: float
-) -> list[_Experience]:
-    """The rollouts by prompt, with their advantages."""
-    size, batch = config.samples_per_prompt, []
-    for start in range(0, len(rollouts), size):
-        episodes = [rollout.episode for rollout in rollouts[start : start + size]]
-        sampled = [torch.tensor(episode.behaviour_logprobs) for episode in episodes]
-        experience = _Experience(episodes, [torch.zeros(0)] * size, sampled)
-        with torch.no_grad():
-            _read(learner, experience, is_off_policy=config.updates_per_step > 1)
-        for sampled_, reference, episode, rewards in zip(
-            experience.sampled, experience.reference, episodes, turn_rewards[start : start + size], strict=True
-        ):
-            per_token = -beta * k1(sampled_, reference)
-            ends = episode.turn_ends if len(rewards) > 1 else (len(per_token),)
-            for end, turn_reward in zip(ends, rewards, strict=True):
-                if end:  # an episode without any token has nothing to learn
-                    per_token[end - 1] += turn_reward
-            experience.rewards.append(per_token)
-        batch.append(experience)
-    if config.algorithm == "ppo":
-        _gae_advantages(batch, config)
-    else:
-        _baseline_advantages(batch, config)
-    return batch
-
-
-def _read(learner: Learner, experience: _Experience, is_off_policy: bool) -> None:
-    """Fill in the reference's log-probabilities and, where later updates or a critic need them, the policy's own."""
-    for rows in learner.parts(experience.episodes):
-        episodes = [experience.episodes[row] for row in rows]
-        lengths = [sum(episode.is_action_token) for episode in episodes]
-        of_reference, _ = learner.logprobs(episodes, of_reference=True)
-        found = {"reference": of_reference}
-        if is_off_policy or learner.critic:
-            found["sampled"], states = learner.logprobs(episodes)
-            if learner.critic:
-                experience.values = experience.values or [torch.zeros(0)] * len(experience.episodes)
-                found["values"] = learner.critic(states)
-        for name, flat in found.items():
-            for row, tensor in zip(rows, flat.cpu().split(lengths), strict=True):
-                getattr(experience, name)[row] = tensor
-
-
-def _turn_sums(experience: _Experience, by_turn: bool) -> list[list[tuple[int, float]]]:
-    """Of each episode, each turn's number of action tokens and summed reward."""
-    rows = []
-    for episode, rewards in zip(experience.episodes, experience.rewards, strict=True):
-        ends = episode.turn_ends if by_turn and episode.turn_ends else (len(rewards),)
-        starts = (0, *ends[:-1])
-        rows.append([(b - a, float(rewards[a:b].sum())) for a, b in zip(starts, ends, strict=True)])
-    return rows
-
-
-def _baseline_advantages(batch: list[_Experience], config: TuneConfig) -> None:
-    """One advantage a turn (by the story: one in all); a story that is over earns 0 in later turns."""
-    sums = [_turn_sums(experience, config.reward_per == "turn") for experience in batch]
-    turns = max(len(row) for group in sums for row in group)
-    rewards = torch.tensor([[[r for _, r in row] + [0.0] * (turns - len(row)) for row in group] for group in sums])
-    returns = returns_to_go(rewards, config.discount)  # [G, n, K]
-    baseline = BASELINES[config.algorithm]
-    advantages = torch.stack([baseline(returns[:, :, turn]) for turn in range(turns)], dim=2)
-    for experience, group, own in zip(batch, sums, advantages, strict=True):
-        experience.advantages = [
-            a[: len(row)].repeat_interleave(torch.tensor([tokens for tokens, _ in row]))
-            for a, row in zip(own, group, strict=True)
-        ]
-        experience.units = [[tokens for tokens, _ in row] for row in group]
-
-
-def _gae_advantages(batch: list[_Experience], config: TuneConfig) -> None:
-    """Advantages a token by the critic, normalised over the batch (Schulman et al. 2016)."""
-    for experience in batch:
-        for episode, rewards, values in zip(experience.episodes, experience.rewards, experience.values, strict=True):
-            discounts = torch.ones_like(rewards)
-            if config.reward_per == "turn":
-                discounts[[end - 1 for end in episode.turn_ends]] = config.discount
-            experience.advantages.append(gae(rewards, values, discounts, config.gae_lambda))
-            experience.units.append([1] * len(rewards))
-    everything = torch.cat([a for experience in batch for a in experience.advantages])
-    for experience in batch:
-        # What the critic should have said; it learns from this before normalisation.
-        experience.rewards = [a + v for a, v in zip(experience.advantages, experience.values, strict=True)]
-        experience.advantages = [(a - everything.mean()) / (everything.std() + 1e-6) for a in experience.advantages]
-
-
 def _learn(
-    learner: Learner, batch: list[_Experience], config: TuneConfig, state: TuneState, clock: "_Clock"
+    learner: Learner, batch: list[Experience], config: TuneConfig, state: TuneState, clock: "_Clock"
 ) -> tuple[list[_Measured], float]:
     """The updates of a step; returns what the first pass over each experience measured, and the largest gradient."""
-    rng, measured, largest = random.Random(f"{config.seed} {state.step}"), {}, 0.0
+    rng, largest = random.Random(f"{config.seed} {state.step}"), 0.0
+    measured: dict[int, _Measured] = {}
     for epoch in range(config.epochs):
         order = list(range(len(batch))) if config.updates_per_step == 1 else rng.sample(range(len(batch)), len(batch))
         for part in range(config.minibatches):
@@ -261,23 +134,26 @@ def _learn(
                 learner.refresh()
             stories = sum(len(batch[index].episodes) for index in chosen)
             for index in chosen:
-                seen = _accumulate(learner, batch[index], config, stories)
-                measured.setdefault(index, seen)
+                measured.setdefault(index, _accumulate(learner, batch[index], config, stories))
             clock.lap("gradient")
-            norm = torch.nn.utils.clip_grad_norm_(learner.trained, config.max_grad_norm)
-            if not torch.isfinite(norm):
+            # The critic's gradient is held apart: it must not scale down the policy's.
+            norms = [
+                torch.nn.utils.clip_grad_norm_(group["params"], config.max_grad_norm)
+                for group in state.optimiser.param_groups
+            ]
+            if not all(map(torch.isfinite, norms)):
                 state.optimiser.zero_grad()
                 raise InputError(
                     f"step {state.step}: the gradient is not finite; lower learning_rate ({config.learning_rate})"
                 )
             state.optimiser.step()
             state.optimiser.zero_grad()
-            largest = max(largest, float(norm))
+            largest = max(largest, float(norms[0]))
             clock.lap("optimiser")
     return [measured[index] for index in sorted(measured)], largest
 
 
-def _accumulate(learner: Learner, experience: _Experience, config: TuneConfig, stories: int) -> _Measured:
+def _accumulate(learner: Learner, experience: Experience, config: TuneConfig, stories: int) -> _Measured:
     """Add one prompt's part to the gradient of a batch of so many stories."""
     size = len(experience.episodes)
     seen = _Measured(0.0, torch.zeros(size), torch.zeros(size), 0.0, 0.0, 0.0)
@@ -298,7 +174,7 @@ def _accumulate(learner: Learner, experience: _Experience, config: TuneConfig, s
             loss = policy_gradient_loss(logprobs, flat, stories)
         seen.loss += float(loss.detach())
         if learner.critic:
-            returns = torch.cat([experience.rewards[row] for row in rows]).to(device)
+            returns = torch.cat([experience.returns[row] for row in rows]).to(device)
             of_values = value_loss(learner.critic(states), returns, stories)
             seen.value_error += 2 * float(of_values.detach()) * stories / tokens
             loss = loss + of_values
@@ -334,8 +210,9 @@ def _metrics(
     state: TuneState,
     rollouts: Sequence[Rollout],
     scored: Sequence[Scored],
-    batch: Sequence[_Experience],
+    batch: Sequence[Experience],
     measured: Sequence[_Measured],
+    minibatches: int,
     grad_norm: float,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
@@ -358,7 +235,7 @@ def _metrics(
         "entropy": entropy,
         "tokens": float(lengths.mean()),
         "ended": 1 - sum(rollout.episode.truncated for rollout in rollouts) / len(rollouts),
-        "loss": sum(seen.loss for seen in measured),
+        "loss": sum(seen.loss for seen in measured) / minibatches,
         "clip_fraction": sum(seen.clipped for seen in measured) / len(measured),
         "value_error": sum(seen.value_error for seen in measured) / len(measured),
         "grad_norm": grad_norm,

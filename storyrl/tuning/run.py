@@ -115,8 +115,9 @@ class TuningRun:
                 yield step
                 if is_last:
                     return
-        except InputError:  # the step was not taken: keep the state before it
-            self._save()
+        except InputError:
+            if self.config.updates_per_step == 1:  # nothing of the step was learned: keep the state before it
+                self._save()
             raise
         finally:
             tracker.close()

@@ -24,7 +24,7 @@ class Tracker:
             self._accelerator.init_trackers("storyrl", settings)
         except (ImportError, ValueError) as error:
             raise InputError(
-                f"config key 'report_to': {config.report_to} is not usable ({error}); do: pip install {config.report_to}"
+                f"config key 'report_to': {config.report_to} is not usable ({error}); pip install {config.report_to}"
             ) from error
 
     def log(self, metrics: Mapping[str, Any]) -> None:

@@ -228,6 +228,9 @@ def taste_section(figures: Mapping[str, Any]) -> Section:
         Table(f"Accuracy on {general['n']} general pairs", ["weights", "accuracy"], after),
     ]
     notes = ["Simulated writers of five tastes (rewards/data/tastes.jsonl). Bands: 95 % intervals."]
+    for kind, values in figures["one_kind"].items():
+        each = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+        notes.append(f"After 50 pairs by uncertainty, on pairs of which both stories are {kind}: {each}.")
     return Section("taste", "Taste: how fast does it learn a writer?", tables, plots, notes)
 
 

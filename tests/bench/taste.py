@@ -36,6 +36,7 @@ _NOISE, _CLEAR = 0.2, 2  # share of flipped answers; difference of marks that co
 _REFIT, _CANDIDATES = 5, 1000
 _LAST_RANDOM = 400  # choices, to see when random ones have caught up
 _GENERAL_SEEDS = 2
+_ONE_KIND_AFTER = 50  # choices
 
 Curve = dict[int, float]  # agreement by number of choices
 
@@ -92,9 +93,10 @@ class Rater:
                 taste = Taste.fit(*self.stories.gaps(chosen), answers, torch.ones(len(answers)))
                 yield len(answers), taste
 
-    def agreement(self, scores: Tensor) -> float:
-        """Share of clear pairs of unseen stories that the scores [B] put in the rater's order."""
-        marks, scores = self.marks[self.unseen], scores[self.unseen]
+    def agreement(self, scores: Tensor, among: Tensor | None = None) -> float:
+        """Share of clear pairs of unseen stories, or of those in the mask [B], that the scores [B] order as marked."""
+        places = self.unseen if among is None else self.unseen[among[self.unseen]]
+        marks, scores = self.marks[places], scores[places]
         is_clear = marks[:, None] - marks >= _CLEAR
         return float((scores[:, None] > scores)[is_clear].float().mean())
 
@@ -111,7 +113,8 @@ def taste_curves(quick: bool = False, data: Path | None = None, first_seed: int 
     stories = Read.of([StoryText(row["text"], "", row["premise"]) for row in rows])
     curves: dict[str, dict[str, list[Curve]]] = {way: {taste: [] for taste in TASTES} for way in ("random", "active")}
     learned: dict[int, list[Taste]] = {step: [] for step in CHOICES}
-    shipped = []
+    is_written, shipped = written(rows), []
+    one_kind: dict[str, dict[str, list[float]]] = {"written": {}, "the model's": {}}
     for name in TASTES:
         marks = torch.tensor([row[name] for row in rows])
         for seed in range(first_seed, first_seed + (2 if quick else 8)):
@@ -122,14 +125,29 @@ def taste_curves(quick: bool = False, data: Path | None = None, first_seed: int 
                     curve[step] = rater.agreement(taste.combine(stories.features, stories.general))
                     if way == "active" and step in CHOICES and seed < first_seed + _GENERAL_SEEDS:
                         learned[step].append(taste)
+                    if way == "active" and step == _ONE_KIND_AFTER:
+                        scores = taste.combine(stories.features, stories.general)
+                        for kind, among in (("written", is_written), ("the model's", ~is_written)):
+                            one_kind[kind].setdefault(name, []).append(rater.agreement(scores, among))
                 of_taste[name].append(curve)
     return {
         "choices": list(CHOICES),
         "shipped": float(np.mean(shipped)),
         **{way: _summaries(of_taste) for way, of_taste in curves.items()},
+        "one_kind": {
+            kind: {name: float(np.mean(values)) for name, values in of_taste.items()}
+            | {"mean": float(np.mean([v for values in of_taste.values() for v in values]))}
+            for kind, of_taste in one_kind.items()
+        },
         "general": _general(general_pairs(data), learned),
         "saved": saved(*(_mean([c for rows in curves[way].values() for c in rows]) for way in ("random", "active"))),
     }
+
+
+def written(rows: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Which stories people wrote, [B] bool; the others are the model's."""
+    known = " ".join(" ".join(preference_data.written_texts()).split())
+    return torch.tensor([" ".join(row["text"].split())[:120] in known for row in rows])
 
 
 def _summaries(curves: Mapping[str, Sequence[Curve]]) -> dict[str, dict[str, list[float]]]:
@@ -211,6 +229,11 @@ def main() -> None:
             rows = zip(curve["mean"], curve["low"], curve["high"], strict=True)
             print(f"{way:7}{name:10}" + "".join(f"  {m:.3f} ({low:.3f}-{high:.3f})" for m, low, high in rows))
     print("random choices that reach the same:", figures["saved"])
+    for kind, values in figures["one_kind"].items():
+        print(
+            f"after {_ONE_KIND_AFTER} active choices, both stories {kind}: "
+            + "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+        )
     general = figures["general"]
     for name, row in {"all": general, **general["sources"]}.items():
         after = " ".join(f"{step}: {value:.3f}" for step, value in row["after"].items())

@@ -1,8 +1,8 @@
-"""Our engine beside TRL's RLOOTrainer on the same work, in one run: `make bench-tune`, or `python -m tests.bench.tune`.
+"""Our engine beside TRL's RLOOTrainer on the same work, in one run: `make bench-tune`.
 
-Bundled policy, default rewards, 8 prompts x 8 stories x 64 new tokens, temperature 1, beta 0.1, LoRA r = 16 on all linear
-layers (or full tuning). Every contender runs in a process of its own, so that its peak memory is its own; the first step
-of each warms up and is not counted. Run it on a machine that does nothing else.
+Bundled policy, default rewards, 8 prompts x 8 stories x 64 new tokens, temperature 1, beta 0.1, LoRA r = 16 on all
+linear layers (or full tuning). Every contender runs in a process of its own, so that its peak memory is its own; the
+first step of each warms up and is not counted. Run it on a machine that does nothing else.
 """
 
 import argparse
