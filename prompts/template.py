@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from storyrl.story import Kind, Prompt, Story, Turn
+from storyrl.story import Kind, Prompt, Turn
 
 INSTRUCTION = "Write a story in turns, one a line: [narrate] what happens, [say NAME] speech, [do NAME] action."
 

@@ -260,6 +260,7 @@ def _evaluate(run: Any, when: str) -> None:
 def fit_preference(
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")],
     pairs: Annotated[Path | None, typer.Option(help="Pairs instead of the database's ratings.")] = None,
+    picks: Annotated[bool, typer.Option("--picks", help="Count picked suggestions too, as weak preferences.")] = False,
     db: Db_ = None,
     quiet: Quiet_ = False,
 ) -> None:
@@ -273,7 +274,8 @@ def fit_preference(
         choices = choices_from_pairs(pairs)
     else:
         store = Store(db)
-        choices = choices_from_store(store.comparisons(), store.ratings(), store.shown(with_consent=True))
+        shown = store.shown(with_consent=not picks)
+        choices = choices_from_store(store.comparisons(), store.ratings(), shown)
     if not choices:
         raise InputError("the database holds no comparisons yet; rate some stories in `storyrl studio`")
     with progress("reading the stories", 2 * len(choices)) as update:

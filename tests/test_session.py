@@ -1,35 +1,49 @@
-"""The steps of a writing session, without a page."""
+"""The steps of a writing session and how they look, without a page."""
+
+from collections.abc import Sequence
 
 import pytest
 
-from storyrl.agent import Suggestion
+from rewards.base import Scorer, StoryText
+from rewards.composite import Composite, Term
+from rewards.guards import Repetition
 from storyrl.errors import InputError
+from storyrl.store import ShownCandidate
 from storyrl.story import Kind, Prompt, Story, Turn
+from ui import cards, html
 from ui import session as steps
-from ui.session import Session
+from ui.session import Offer, Place, Weights
 
 
-def suggestion(text: str, reward: float = 0.5, actor: str | None = None) -> Suggestion:
-    turn = Turn(kind=Kind.SAY if actor else Kind.NARRATE, actor=actor, text=text)
-    scores, bars = {"goal": 0.25, "preference": -1.0}, {"goal": 0.9, "preference": 0.125}
-    return Suggestion(turn, text, scores, bars, reward, tokens=9, whole=True)
+class Fixed(Scorer):
+    """Not asked here: the scores are given."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        raise AssertionError("re-ranking must not score")
 
 
-@pytest.fixture
-def fresh() -> Session:
-    return steps.start(" Mira finds a boat. ", "Mira sails.", "Mira, Tom ,, ")
+REWARD = Composite(
+    [
+        Term(Fixed("goal"), 1.0, 0.25, 0.5),
+        Term(Fixed("preference"), 0.5, 1.0, 2.0),
+        Term(Repetition(), -20.0, 0.0, 1.0),
+        Term(Fixed("mine:own"), 1.0, 0.0, 1.0),
+    ]
+)
 
 
-@pytest.fixture
-def offered(fresh: Session) -> Session:
-    return Session(fresh.story, (suggestion("The boat leaked."), suggestion("Bail!", 0.1, "Tom")))
+def candidate(text: str, goal: float, taste: float, repetition: float = 0.0, own: float = 0.0) -> ShownCandidate:
+    scores = {"goal": goal, "preference": taste, "repetition": repetition, "mine:own": own}
+    return ShownCandidate(Turn(kind=Kind.NARRATE, text=text), scores, REWARD.reward(scores), id=7)
 
 
-def test_start_cleans_its_fields(fresh: Session) -> None:
-    prompt = fresh.story.prompt
+def test_start_cleans_its_fields() -> None:
+    prompt = steps.start(" Mira finds a boat. ", "Mira sails.", "Mira, Tom ,, ").prompt
     assert (prompt.premise, prompt.goal, prompt.characters) == ("Mira finds a boat.", "Mira sails.", ("Mira", "Tom"))
-    assert fresh.story.turns == ()
-    assert fresh.story.id != steps.start("Mira finds a boat.", "", "").story.id
+    assert steps.start("A boat.", "", "").id != steps.start("A boat.", "", "").id
 
 
 @pytest.mark.parametrize("premise", ["", "  \n "])
@@ -45,107 +59,166 @@ def test_start_names_the_field_that_is_wrong() -> None:
         steps.start("A boat.", "", "[Mira]")
 
 
-def test_pick_adds_the_model_s_turn_and_clears_the_table(offered: Session) -> None:
-    after = steps.pick(offered, 1)
-    assert after.story.turns == (Turn(kind=Kind.SAY, actor="Tom", text="Bail!", author="policy"),)
-    assert after.suggestions == ()
-    assert offered.story.turns == ()  # nothing is changed in place
-
-
-def test_a_suggestion_that_is_gone_cannot_be_taken(fresh: Session, offered: Session) -> None:
-    for step in (steps.pick, steps.edit):
-        with pytest.raises(InputError, match="no longer"):
-            step(fresh, 0)
-        with pytest.raises(InputError, match="no longer"):
-            step(offered, 2)
-
-
-def test_an_edited_suggestion_is_marked(offered: Session) -> None:
-    editing = steps.edit(offered, 0)
-    assert editing.editing == offered.suggestions[0].turn
-    after = steps.add_turn(editing, "narrate", "", "The boat leaked badly.")
-    assert after.story.turns[0].author == "edited"
-    assert after.editing is None
-
-
-def test_a_discarded_draft_leaves_no_mark(offered: Session) -> None:
-    after = steps.add_turn(steps.discard(steps.edit(offered, 0)), "narrate", "", "Rain.")
-    assert after.story.turns[0].author == "writer"
-
-
-def test_the_draft_outlives_a_pick_and_an_undo(offered: Session) -> None:
-    after = steps.undo(steps.pick(steps.edit(offered, 0), 1))
-    assert after.editing == offered.suggestions[0].turn
-
-
-def test_own_turns(fresh: Session) -> None:
-    after = steps.add_turn(fresh, "say", " Mira ", "Cast\n off!")
-    assert after.story.turns == (Turn(kind=Kind.SAY, actor="Mira", text="Cast off!", author="writer"),)
-    assert steps.add_turn(fresh, "narrate", "Mira", "Rain.").story.turns[0].actor is None
+def test_own_turns() -> None:
+    assert steps.turn_of("say", " Mira ", "Cast\n off!") == Turn(
+        kind=Kind.SAY, actor="Mira", text="Cast off!", author="writer"
+    )
+    assert steps.turn_of("narrate", "Mira", "Rain.").actor is None
 
 
 @pytest.mark.parametrize(
     ("kind", "actor", "text", "message"),
-    [("narrate", "", " ", "text"), ("say", " ", "Hello.", "who speaks"), ("do", "a\nb", "Runs.", "actor")],
+    [
+        ("narrate", "", " ", "text"),
+        ("say", " ", "Hello.", "who speaks"),
+        ("do", "a\nb", "Runs.", "actor"),
+        ("sing", "Mira", "La.", "kind"),
+    ],
 )
-def test_own_turns_that_are_refused(fresh: Session, kind: str, actor: str, text: str, message: str) -> None:
+def test_own_turns_that_are_refused(kind: str, actor: str, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        steps.add_turn(fresh, kind, actor, text)
+        steps.turn_of(kind, actor, text)
 
 
-def test_undo(fresh: Session) -> None:
-    one = steps.add_turn(fresh, "narrate", "", "Rain.")
-    assert steps.undo(steps.add_turn(one, "narrate", "", "Wind.")).story == one.story
-    with pytest.raises(InputError, match="no turn"):
-        steps.undo(fresh)
+@pytest.mark.parametrize(
+    ("author", "text", "after"),
+    [
+        ("policy", "Rain.", "policy"),
+        ("policy", "Wind.", "edited"),
+        ("edited", "Rain.", "edited"),
+        ("writer", "Wind.", "writer"),
+    ],
+)
+def test_an_edit_marks_the_model_s_turn_only(author: str, text: str, after: str) -> None:
+    old = Turn.model_validate({"kind": "narrate", "text": "Rain.", "author": author})
+    assert steps.edited(old, "narrate", "", text).author == after
 
 
-def test_shown_marks_the_picked_one(offered: Session) -> None:
-    assert [candidate.picked for candidate in steps.shown(offered)] == [False, False]
-    shown = steps.shown(offered, picked=1)
-    assert [(c.turn.text, c.reward, c.picked) for c in shown] == [
-        ("The boat leaked.", 0.5, False),
-        ("Bail!", 0.1, True),
-    ]
+def test_another_speaker_is_an_edit() -> None:
+    old = Turn(kind=Kind.SAY, actor="Tom", text="No.")
+    assert steps.edited(old, "say", "Mira", "No.").author == "edited"
 
 
-_EVIL = '<img src=x onerror="alert(1)">'
+@pytest.mark.parametrize(
+    ("kind", "who", "words", "line"),
+    [
+        ("", "", "", ""),
+        ("narrate", "Mira", "", "[narrate]"),
+        ("say", "Mira", "", "[say Mira]"),
+        ("say", "", "", "[say"),
+        ("do", " Tom ", "Tom ran to", "[do Tom] Tom ran to"),
+        ("narrate", "", "-", "[narrate] -"),
+    ],
+)
+def test_how_the_model_s_turn_begins(kind: str, who: str, words: str, line: str) -> None:
+    assert steps.opening(kind, who, words) == line
+
+
+def test_openings_that_are_refused() -> None:
+    with pytest.raises(InputError, match="actor"):
+        steps.opening("say", "Mira] Hello\n[narrate")
+    with pytest.raises(InputError, match="who speaks"):
+        steps.opening("say", "", "Hello")
+
+
+def test_the_model_aims_at_the_first_beat_that_is_ahead() -> None:
+    prompt = Prompt(premise="A boat.", goal="Mira finds it.\n\n Mira sails. \nMira returns.")
+    assert steps.beats(prompt.goal) == ("Mira finds it.", "Mira sails.", "Mira returns.")
+    assert steps.aim(prompt, {}).goal == "Mira finds it."
+    assert steps.aim(prompt, {"Mira finds it.": 0.5, "Mira sails.": 0.49}).goal == "Mira sails."
+    assert steps.aim(prompt, dict.fromkeys(steps.beats(prompt.goal), 0.9)).goal == "Mira returns."
+
+
+def test_a_single_goal_stays() -> None:
+    prompt = Prompt(premise="A boat.", goal="Mira sails.")
+    assert steps.aim(prompt, {"Mira sails.": 1.0}) is prompt
+
+
+def test_weights_rank_anew_from_the_stored_scores() -> None:
+    near, fine = candidate("Near.", goal=0.75, taste=-1.0), candidate("Fine.", goal=0.25, taste=3.0)
+    # goal: (0.75 - 0.25) / 0.5 = 1 and 0; taste: 0.5 * (-1 - 1) / 2 = -0.5 and 0.5 * (3 - 1) / 2 = 0.5
+    assert [o.total for o in steps.ranked([fine, near], REWARD, Weights())] == pytest.approx([0.5, 0.5])
+    by_goal = steps.ranked([fine, near], REWARD, Weights(taste=0))
+    assert [(o.candidate.turn.text, o.total) for o in by_goal] == [("Near.", 1.0), ("Fine.", 0.0)]
+    by_taste = steps.ranked([fine, near], REWARD, Weights(goal=0, taste=2))
+    assert [(o.candidate.turn.text, o.total) for o in by_taste] == [("Fine.", 1.0), ("Near.", -1.0)]
+
+
+def test_guards_and_own_rewards_in_the_total() -> None:
+    scores = candidate("Again.", 0.25, 1.0, repetition=0.1, own=3.0).scores
+    assert steps.total(scores, REWARD, Weights()) == pytest.approx(1.0)  # 3 - 20 * 0.1
+    assert steps.total(scores, REWARD, Weights(guards=0)) == pytest.approx(3.0)
+    assert steps.total(scores, REWARD, Weights()) == pytest.approx(REWARD.reward(scores))
+
+
+def test_a_turn_that_breaks_off_comes_last() -> None:
+    whole, broken = candidate("Whole.", 0.1, 0.0), candidate("Broken off in the", 0.9, 3.0)
+    assert [o.candidate for o in steps.ranked([broken, whole], REWARD, Weights())] == [whole, broken]
+
+
+def test_candidates_of_another_reward_have_no_bars() -> None:
+    old = ShownCandidate(Turn(kind=Kind.NARRATE, text="Old."), {"goal": 0.75}, 1.0)
+    [offer] = steps.ranked([old], REWARD, Weights())
+    assert (offer.bars, offer.total) == ({}, 1.0)
+
+
+@pytest.mark.parametrize("garbage", [None, 7, "x", {"story": 7}, {"weights": {"goal": 99}}, {"version": "x"}, [1]])
+def test_a_browser_s_memory_may_be_garbage(garbage: object) -> None:
+    assert Place.of(garbage) == Place()
+
+
+def test_a_place_goes_through_the_browser() -> None:
+    place = Place(story="s", version=3, chosen=4, weights=Weights(goal=2))
+    assert Place.of(place.model_dump()) == place
+
+
+_EVIL = '<img src=x onerror="alert(1)">\'"</textarea>'
 
 
 def test_every_text_is_escaped() -> None:
     prompt = Prompt(premise=_EVIL, goal=_EVIL, characters=(_EVIL,))
-    story = Story(id="s", prompt=prompt).with_turns(Turn(kind=Kind.DO, actor=_EVIL, text=_EVIL))
+    turn = Turn(kind=Kind.DO, actor=_EVIL, text=_EVIL)
+    shown = Offer(ShownCandidate(turn, {"goal": 0.5}, 0.0), {"goal": 0.5}, 0.0)
     pages = [
-        steps.manuscript(Session(story)),
-        steps.card(suggestion(_EVIL, actor=_EVIL), has_goal=True),
-        steps.about(prompt),
-        steps.story_html("A", story.text),
-        steps.status(_EVIL),
+        cards.cards([shown], has_goal=True, before=0.1),
+        cards.drafts([_EVIL]),
+        html.turn_fields("Text", turn, [_EVIL], "key"),
+        html.button(_EVIL, "do", data_x=_EVIL),
+        html.choice(_EVIL, "x", [(_EVIL, _EVIL)], _EVIL),
+        html.about(prompt),
+        html.story_html("A", Story(id="s", prompt=prompt).with_turns(turn).text),
+        html.status(_EVIL),
     ]
-    for html in pages:
-        assert "<img" not in html
-        assert "&lt;img" in html
-
-
-def test_the_manuscript_says_who_wrote_what(offered: Session) -> None:
-    html = steps.manuscript(steps.add_turn(steps.pick(offered, 1), "narrate", "", "Rain."))
-    assert "&quot;Bail!&quot; said Tom." in html
-    assert html.index(">model<") < html.index(">you<")
+    for page in pages:
+        assert "<img" not in page
+        assert "&lt;img" in page
+        assert page.count("</textarea>") == page.count("<textarea")
 
 
 def test_a_card_has_its_numbers_as_text() -> None:
-    html = steps.card(suggestion("Rain.", reward=-1.5), has_goal=True)
-    assert 'aria-label="goal: has happened by now with a probability of 90 %"' in html
-    assert 'aria-label="taste: better than 12 % of the model&#x27;s usual stories (score -1.00)"' in html
-    assert "taste: better than 12 %" in html
-    assert 'aria-valuenow="25"' in html  # a total of -1.5 on a bar from -3 to +3
-    assert ">-1.50<" in html
+    offer = Offer(candidate("Rain.", 0.9, -1.0), {"goal": 0.9, "preference": 0.125, "clean": 1.0}, -1.5)
+    page = cards.cards([offer], has_goal=True, before=0.62)
+    assert 'aria-label="goal: has happened by now with a probability of 90 %, +28 by this turn"' in page
+    assert ">90 % +28<" in page
+    assert 'aria-label="taste: better than 12 % of the model&#x27;s usual stories (score -1.00)"' in page
+    assert 'aria-label="clean: no fault found"' in page
+    assert 'aria-valuenow="25"' in page  # a total of -1.5 on a bar from -3 to +3
+    assert ">-1.50<" in page
+    assert 'data-candidate="7"' in page
 
 
 def test_a_card_without_goal_has_no_goal_bar() -> None:
-    assert "goal" not in steps.card(suggestion("Rain."), has_goal=False)
+    offer = Offer(candidate("Rain.", 0.9, 0.0), {"goal": 0.9}, 0.0)
+    assert "goal" not in cards.cards([offer], has_goal=False, before=None)
 
 
 def test_a_total_beyond_the_bar_s_end_stays_on_it() -> None:
-    assert "width:100%" in steps.card(suggestion("Rain.", reward=9.0), has_goal=True)
-    assert "width:0%" in steps.card(suggestion("Rain.", reward=-9.0), has_goal=True)
+    for total, end in ((9.0, "width:100%"), (-9.0, "width:0%")):
+        assert end in cards.cards([Offer(candidate("Rain.", 0, 0), {}, total)], has_goal=True, before=None)
+
+
+def test_drafts_hide_their_tag() -> None:
+    page = cards.drafts(["[say Mira] Come in", "[say", ""])
+    assert ">Come in<" in page
+    assert "[say" not in page
+    assert page.count("…") == 2

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prompts.readers import read_prompts
 from prompts.context import context_ids
+from prompts.readers import read_prompts
 from prompts.template import end_at_sentence, format_turn, head_ids, parse_turns, split_sentences
 from storyrl.sft import read_stories, shipped_stories
 from storyrl.story import Kind, Prompt, Story, Turn

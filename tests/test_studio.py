@@ -8,13 +8,21 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from prompts.context import Context, context_parts
+from prompts.template import parse_turn
+from rewards.base import StoryText
+from rewards.composite import Composite, Term
+from rewards.goal import GoalReached
+from rewards.guards import Repetition, TooShort
 from storyrl.agent import Agent, Suggestion
+from storyrl.decoding import Sampling
 from storyrl.errors import InputError
+from storyrl.policy import Watch
 from storyrl.store import Answer, Store
 from storyrl.story import Kind, Story, Turn
 from ui.app import launch
@@ -25,22 +33,51 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 _TRICKY = "<b>bold</b> ${1+1} {{value}}"  # neither HTML nor a template
 
 
+class FakeGoal(GoalReached):
+    """Half likely from the word "boat" on, and surely reached with "forgive"; no network."""
+
+    def __init__(self) -> None:
+        pass
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        return [0.9 if "forgive" in s.text else 0.5 * ("boat" in s.text) for s in stories]
+
+
 class FakeAgent:
     """Writes numbered sentences without a model; fails when the premise says so."""
 
     policy_name = "secret-policy-name"
 
-    def suggest(self, story: Story, candidates: int, seed: int) -> list[Suggestion]:
-        time.sleep(0.5)
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        terms = [(FakeGoal(), 1.0, 0.3), (Repetition(), -20.0, 0.0), (TooShort(), -4.0, 0.0)]
+        self.reward = Composite([Term(scorer, weight, mean, 1.0) for scorer, weight, mean in terms])
+        self.rounds = 0
+
+    def suggest(
+        self, story: Story, candidates: int, seed: int, sampling: Sampling, opening: str, watch: Watch
+    ) -> list[Suggestion]:
+        self.rounds += 1
+        for _ in range(1, 4 if "slowly" not in story.prompt.premise else 400):
+            if not watch([f"[say Tom] Half a suggestion {n}" for n in range(candidates)]):
+                break
+            time.sleep(0.15)
         if "fail" in story.prompt.premise:
             raise InputError("the model is out of words")
-        turns = [Turn(kind=Kind.SAY, actor="Tom", text=f"Suggestion {i} {_TRICKY}") for i in range(candidates)]
-        terms = {"goal": 0.5, "preference": 0.5, "repetition": 0.5}
-        return [Suggestion(turn, turn.text, terms, terms, -float(i), 9, True) for i, turn in enumerate(turns)]
+        texts = [f"Suggestion {n} of round {self.rounds} {_TRICKY}" for n in range(candidates)]
+        turns = [parse_turn(f"{opening} {text}." if opening else f"[say Tom] {text}.") for text in texts]
+        rows = []
+        for number, turn in enumerate(turn for turn in turns if turn):
+            scores = {"goal": 0.9 if number == 1 else 0.25, "repetition": 0.1 * (number == 1), "short": 0.0}
+            rows.append(Suggestion(turn, turn.text, scores, {}, self.reward.reward(scores), 9, True))
+        return rows
 
     def write_all(self, stories: Sequence[Story], turns: int, candidates: int, seed: int) -> list[Story]:
         time.sleep(0.3)
         return [s.with_turns(Turn(kind=Kind.NARRATE, text=f"{s.id} goes on, {seed}.")) for s in stories]
+
+    def context(self, story: Story, sampling: Sampling) -> Context:
+        return context_parts(story, self.tokenizer, 1000)
 
 
 def free_port() -> int:
@@ -81,9 +118,11 @@ class Server:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     """The address of a studio with the stand-in agent, and its store."""
+    from .conftest import word_tokenizer  # here, so that screenshots.py can import this file without a package
+
     port, store = free_port(), Store(str(tmp_path_factory.mktemp("fake") / "studio.db"))
     options = {"host": "127.0.0.1", "port": port, "open_browser": False}
-    threading.Thread(target=launch, args=(FakeAgent(), store), kwargs=options, daemon=True).start()
+    threading.Thread(target=launch, args=(FakeAgent(word_tokenizer()), store), kwargs=options, daemon=True).start()
     wait_for(f"http://127.0.0.1:{port}")
     return f"http://127.0.0.1:{port}", store
 
@@ -117,13 +156,13 @@ def page(context: BrowserContext, fake: tuple[str, Store]) -> Page:
 
 
 def turns(page: Page) -> Locator:
-    return page.locator(".manuscript .turn")
+    return page.locator("#manuscript .turn")
 
 
 def start(page: Page, premise: str = "Mira's brother Tom sank her boat.") -> None:
-    page.get_by_label("Premise").fill(premise)
-    page.get_by_label("Goal").fill("Mira forgives her brother.")
-    page.get_by_label("Characters").fill("Mira, Tom")
+    page.locator("#premise textarea").fill(premise)
+    page.locator("#goal textarea").fill("Mira forgives her brother.")
+    page.locator("#characters").get_by_label("Characters").fill("Mira, Tom")
     page.get_by_role("button", name="Start story").click()
     expect(page.locator(".manuscript .premise")).to_have_text(premise)
 
@@ -136,8 +175,21 @@ def add(page: Page, text: str) -> None:
 
 
 def suggest(page: Page) -> None:
-    page.get_by_role("button", name="Suggest").click()
+    page.get_by_role("button", name="Suggest", exact=True).click()
+    expect(page.locator("#write-status")).to_contain_text("ready")
     page.locator("#pick-0").wait_for()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def side(page: Page, name: str) -> None:
+    page.locator("#side").get_by_role("tab", name=name, exact=True).click()
+
+
+def room(page: Page, name: str) -> None:
+    page.locator("#rooms").get_by_role("tab", name=name, exact=True).click()
 
 
 def test_write_pick_edit_reload_restart_and_rate(context: BrowserContext, tmp_path: Path) -> None:
@@ -150,7 +202,9 @@ def test_write_pick_edit_reload_restart_and_rate(context: BrowserContext, tmp_pa
         expect(turns(page)).to_have_count(3)
         server.stop()
         server.start()
-        page.get_by_role("button", name="Undo last turn").click()  # the page stayed open meanwhile
+        page.wait_for_timeout(8000)  # the page stayed open; when it finds its server again it may load itself anew
+        expect(turns(page)).to_have_count(3)
+        press(page, "Undo")
         expect(turns(page)).to_have_count(2)
         page.goto(server.url)
         expect(turns(page)).to_have_count(2)
@@ -177,20 +231,29 @@ def _write(page: Page) -> None:
     expect(turns(page)).to_have_count(1)
     assert words[:20].strip('"“”.') in turns(page).first.inner_text()
 
+    page.get_by_label("Next turn").click()
+    page.get_by_role("option", name="Say", exact=True).click()
+    page.get_by_label("Who (or empty)").fill("Mira")
     suggest(page)
+    assert set(page.locator(".card .who").all_inner_texts()) == {"Mira says"}
     page.locator("#edit-0").click()
     own = page.locator("#own-text textarea")
     expect(own).not_to_have_value("")
     own.fill("Come in before you drown.")
-    page.get_by_role("button", name="Add my turn").click()
+    press(page, "Add my turn")
     expect(turns(page)).to_have_count(2)
     expect(turns(page).last).to_contain_text("edited by you")
     add(page, "The kettle began to sing.")
     expect(turns(page)).to_have_count(3)
+    side(page, "Goal")
+    expect(page.locator(".curve")).to_contain_text("after each of 3 turns")
+    side(page, "Context")
+    expect(page.locator("#context")).to_contain_text("The kettle began to sing.")
+    side(page, "Next")
 
 
 def _rate(page: Page) -> str:
-    page.get_by_role("tab", name="Rate").click()
+    room(page, "Rate")
     page.get_by_role("button", name="New pair").click()
     better = page.get_by_role("button", name="B is better")
     better.wait_for()
@@ -213,96 +276,241 @@ def test_page_fits_the_window(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     start(page, "Mira " + "a" * 300)  # a word that is too long for any line
     suggest(page)
-    for tab in ("Write", "Rate"):
-        page.get_by_role("tab", name=tab).click()
-        assert page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth") <= 0
+    page.locator("#pick-0").click()
+    turns(page).locator("p").click()
+    page.get_by_role("button", name="Delete with all that follows").wait_for()
+    for tab in ("Goal", "Map", "Memory", "Model", "Context"):
+        side(page, tab)
+        page.wait_for_timeout(300)
+        assert _too_wide(page) <= 0, tab
+    for tab in ("Library", "Rate"):
+        room(page, tab)
+        page.wait_for_timeout(300)
+        assert _too_wide(page) <= 0, tab
+
+
+def _too_wide(page: Page) -> int:
+    return int(page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth"))
 
 
 def test_a_story_without_premise_is_refused_politely(page: Page) -> None:
-    page.get_by_role("button", name="Start story").click()
+    press(page, "Start story")
     expect(page.get_by_text("say first what the story is about")).to_be_visible()
 
 
 def test_what_the_model_writes_is_shown_as_text(page: Page) -> None:
     start(page, f"A boat {_TRICKY}")
     suggest(page)
-    expect(page.locator(".card .words").first).to_have_text(f"Suggestion 0 {_TRICKY}")
+    words = page.locator(".card .words").first.inner_text()
+    assert _TRICKY in words
     page.locator("#pick-0").click()
     expect(turns(page).first).to_contain_text(_TRICKY)
 
 
-def test_stories_are_kept_and_reopened(page: Page, fake: tuple[str, Store]) -> None:
-    start(page, "The first story")
-    add(page, "Once.")
-    page.get_by_role("button", name="New story").click()
-    start(page, "The second story")
-    page.locator("#saved input").click()
-    page.get_by_role("option", name="The first story (1 turn)").first.click()
-    expect(page.locator(".manuscript .premise")).to_have_text("The first story")
-    expect(turns(page)).to_have_count(1)
-    page.get_by_role("button", name="New story").click()
-    expect(page.get_by_label("Premise")).to_be_visible()
-    page.reload()
-    expect(page.get_by_label("Premise")).to_be_visible()
-
-
-def test_shown_candidates_are_stored_and_the_picked_one_marked(page: Page, fake: tuple[str, Store]) -> None:
-    before = fake[1].counts()["candidates"]
+def test_cards_show_how_the_goal_moves_and_weights_rank_anew(page: Page) -> None:
     start(page)
     suggest(page)
-    assert fake[1].counts()["candidates"] == before + 3
-    page.locator("#pick-1").click()
-    expect(turns(page)).to_have_count(1)
-    assert fake[1].counts()["candidates"] == before + 3
-    page.get_by_role("button", name="Undo last turn").click()
-    expect(turns(page)).to_have_count(0)
-    expect(page.get_by_role("button", name="Undo last turn")).to_be_disabled()
+    # goal 0.25, 0.9, 0.25; the second one repeats itself: 20 * 0.1 less
+    expect(page.locator(".card .words").nth(2)).to_contain_text("Suggestion 1")
+    assert page.locator(".card").nth(2).get_by_text("90 % +90").count() == 1
+    page.get_by_role("slider", name="Clean").fill("0")
+    expect(page.locator(".card .words").first).to_contain_text("Suggestion 1")
+    page.reload()
+    expect(page.locator(".card .words").first).to_contain_text("Suggestion 1")
 
 
-def test_nothing_changes_the_story_while_the_model_writes_and_a_draft_survives(page: Page) -> None:
+def test_old_suggestions_stay_and_more_like_this_keeps_the_kind(page: Page) -> None:
     start(page)
-    own = page.locator("#own-text textarea")
-    own.fill("Half a thou")
-    page.get_by_role("button", name="Suggest").click()
-    expect(page.locator("#write-status")).to_contain_text("Writing 3 suggestions")
-    for name in ("Suggest", "Add my turn", "Undo last turn", "New story"):
-        expect(page.get_by_role("button", name=name)).to_be_disabled()
-    page.locator("#pick-0").click()
+    suggest(page)
+    first = page.locator(".card .words").first.inner_text()
+    page.get_by_role("button", name="More like this").first.click()
+    expect(page.get_by_text("Round 2 of 2 here")).to_be_visible()
+    assert set(page.locator(".card .who").all_inner_texts()) == {"Tom says"}
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator(".card .words").first).to_have_text(first)
+
+
+def test_blocks_are_changed_where_they_stand(page: Page) -> None:
+    start(page)
+    add(page, "One.")
+    add(page, "Two.")
+    turns(page).first.locator("p").click()
+    text = page.get_by_label("Text (Ctrl+Enter saves it)")
+    text.fill("First.")
+    page.locator("#manuscript").get_by_label("Kind").first.select_option("say")
+    page.locator("#manuscript").get_by_label("Who").first.fill("Tom")
+    text.press("Control+Enter")
+    expect(turns(page).first).to_contain_text('"First," said Tom.')
+    turns(page).first.locator("p").click()
+    page.get_by_text("Write a turn after this one").click()
+    page.get_by_label("Text (Ctrl+Enter puts it there)").first.fill("In between.")
+    press(page, "Put it there")
+    expect(turns(page)).to_have_count(3)
+    expect(turns(page).nth(1)).to_contain_text("In between.")
+    page.locator("body").click(position={"x": 2, "y": 2})
+    for key, count in (("Control+z", 2), ("Control+Shift+z", 3)):
+        page.keyboard.press(key)
+        expect(turns(page)).to_have_count(count)
+    turns(page).nth(1).locator("p").click()
+    press(page, "Delete with all that follows")
     expect(turns(page)).to_have_count(1)
-    expect(own).to_have_value("Half a thou")
-    own.press("End")
-    own.press_sequentially("ght.")
-    own.press("Control+Enter")
-    expect(turns(page)).to_have_count(2)
-    expect(turns(page).last).to_contain_text("Half a thought. you")
+
+
+def test_branches_are_mapped_and_compared(page: Page) -> None:
+    start(page)
+    for text in ("One.", "Two."):
+        add(page, text)
+    turns(page).first.locator("p").click()
+    press(page, "Branch from here")
+    expect(turns(page)).to_have_count(1)
+    add(page, "Another two.")
+    side(page, "Map")
+    page.get_by_role("button", name="Compare the branch").click()
+    expect(page.locator(".sides article").nth(1)).to_contain_text("Two.")
+    page.get_by_role("button", name="Turn 2, Narration, on a branch").click()
+    expect(turns(page).last).to_contain_text("Two. you")
+
+
+def test_keys(page: Page) -> None:
+    start(page)
+    page.locator("body").click(position={"x": 2, "y": 2})
+    page.keyboard.press("s")
+    expect(page.locator("#write-status")).to_contain_text("3 suggestions are ready")
+    second = page.locator(".card .words").nth(1).inner_text()
+    page.keyboard.press("2")
+    expect(turns(page).first).to_contain_text(second.rstrip("."))
+    page.keyboard.press("n")
+    page.keyboard.type("s1x")  # letters, not keys
+    expect(page.locator("#own-text textarea")).to_have_value("s1x")
+
+
+def test_stop_keeps_what_was_written(page: Page) -> None:
+    start(page, "The model writes slowly")
+    press(page, "Suggest")
+    expect(page.locator(".card.draft .words").first).to_have_text("Half a suggestion 0")
+    press(page, "Stop")
+    expect(page.locator("#pick-0")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+def test_one_writes_on_while_the_model_writes(page: Page) -> None:
+    start(page, "The model writes slowly")
+    press(page, "Suggest")
+    page.locator(".card.draft").first.wait_for()
+    add(page, "Meanwhile.")
+    expect(turns(page)).to_have_count(1)
+    press(page, "Stop")
+    expect(page.get_by_role("button", name="Suggest", exact=True)).to_be_enabled()
+    press(page, "Undo")
+    expect(page.locator("#pick-0")).to_be_visible()  # for the turn that they were written for
+
+
+def test_the_model_finishes_the_writer_s_words(page: Page) -> None:
+    start(page)
+    page.locator("#own-text textarea").fill("The boat was")
+    press(page, "Let it finish")
+    expect(page.locator(".card .words").first).to_contain_text("The boat was Suggestion")
+
+
+def test_the_goal_in_steps(page: Page) -> None:
+    start(page)
+    side(page, "Goal")
+    goal = page.get_by_label("Goal: an event")
+    goal.fill("Mira finds the boat.\nMira forgives Tom.")
+    goal.blur()
+    expect(page.locator(".beats li")).to_have_count(2)
+    add(page, "They found the boat and did not forgive.")
+    expect(page.locator(".beats .mark").first).to_have_text("✓")
+    page.reload()
+    side(page, "Goal")
+    expect(page.locator(".beats .mark").first).to_have_text("✓")
+
+
+def test_memory_lore_and_model_are_kept(page: Page) -> None:
+    start(page)
+    side(page, "Memory")
+    page.get_by_label("Memory: facts").fill("It is winter.")
+    page.get_by_label("Memory: facts").blur()
+    page.get_by_text("Add an entry").click()
+    page.get_by_label("Keys, with commas").fill("boat")
+    page.get_by_label("What the model is told").fill("It leaks.")
+    page.locator("#lore").get_by_role("button", name="Save").click()
+    expect(page.locator("#lore details")).to_have_count(2)
+    side(page, "Model")
+    page.get_by_label("How the model writes", exact=True).last.select_option("bold")
+    expect(page.get_by_label("Temperature")).to_have_value("1.1")
+    page.reload()
+    side(page, "Context")
+    expect(page.locator("#context")).to_contain_text("It is winter.")
+    expect(page.locator("#context")).to_contain_text("It leaks.")
+    side(page, "Model")
+    expect(page.get_by_label("Temperature")).to_have_value("1.1")
+    page.get_by_label("How the model writes", exact=True).last.select_option("usual")
+    expect(page.get_by_label("Temperature")).to_have_value("0.5")
+
+
+def test_library(page: Page, tmp_path: Path) -> None:
+    start(page, "A story for the library")
+    add(page, "Once.")
+    room(page, "Library")
+    mine = page.locator(".stories li", has_text="A story for the library")
+    mine.get_by_label("Title").fill("The shelf")
+    mine.get_by_role("button", name="Rename").click()
+    expect(page.locator("#library-status")).to_contain_text("Renamed.")
+    page.get_by_label("Search titles").fill("shelf")
+    mine = page.locator(".stories li", has_text="The shelf")
+    expect(page.locator(".stories li")).to_have_count(1)
+    with page.expect_download() as waiting:
+        mine.get_by_role("button", name="Export", exact=True).click()
+    assert waiting.value.suggested_filename == "The shelf.json"
+    waiting.value.save_as(tmp_path / "again.json")
+    mine.get_by_role("button", name="Delete").click()
+    expect(page.locator("#library-status")).to_contain_text("can be taken back")
+    page.locator(".deleted li", has_text="The shelf").get_by_role("button").click()
+    expect(page.locator(".stories li")).to_have_count(1)
+    page.locator("#import input[type=file], input[type=file]").first.set_input_files(tmp_path / "again.json")
+    expect(turns(page)).to_have_count(1)
+    expect(turns(page).first).to_contain_text("Once.")
+    room(page, "Library")
+    expect(page.locator(".stories li")).to_have_count(2)
+    page.locator(".stories .title").first.click()
+    expect(page.locator(".manuscript .premise")).to_have_text("A story for the library")
 
 
 def test_after_a_failure_the_page_can_be_used_again(page: Page) -> None:
     start(page, "Let it fail")
-    page.get_by_role("button", name="Suggest").click()
+    press(page, "Suggest")
     expect(page.get_by_text("the model is out of words")).to_be_visible()
-    expect(page.get_by_role("button", name="Suggest")).to_be_enabled()
+    expect(page.get_by_role("button", name="Suggest", exact=True)).to_be_enabled()
     add(page, "Silence.")
     expect(turns(page)).to_have_count(1)
 
 
 def test_a_second_window_overwrites_nothing(page: Page, context: BrowserContext, fake: tuple[str, Store]) -> None:
     start(page)
+    add(page, "Shared.")
     other = context.new_page()
     other.goto(fake[0])
-    expect(other.locator(".manuscript .premise")).to_be_visible()
+    turns(other).first.locator("p").click()
+    other.get_by_label("Text (Ctrl+Enter saves it)").fill("From the second window.")
     add(page, "From the first window.")
-    other.locator("#own-text textarea").fill("From the second window.")
-    other.get_by_role("button", name="Add my turn").click()
+    press(other, "Save")
     expect(other.get_by_text("changed in another window")).to_be_visible()
-    expect(other.locator("#own-text textarea")).to_have_value("From the second window.")
-    other.reload()
-    expect(turns(other)).to_have_count(1)
+    expect(turns(other)).to_have_count(2)
+    expect(other.get_by_label("Text (Ctrl+Enter saves it)")).to_have_value("From the second window.")
+    press(other, "Save")
+    expect(turns(other).first).to_contain_text("From the second window.")
+    page.locator("#own-text textarea").fill("My own words.")
+    press(page, "Add my turn")
+    expect(page.get_by_text("changed in another window")).to_be_visible()
+    expect(page.locator("#own-text textarea")).to_have_value("My own words.")
+    press(page, "Add my turn")
+    expect(turns(page)).to_have_count(3)
 
 
 def test_a_pair_is_blind_and_answered_once(page: Page, fake: tuple[str, Store]) -> None:
     start(page, "My own premise")
-    page.get_by_role("tab", name="Rate").click()
+    room(page, "Rate")
     page.get_by_label("the prompt of my open story").check()
     page.get_by_role("button", name="New pair").click()
     expect(page.locator("#rate-status")).to_contain_text("of 4 turns")
@@ -321,13 +529,13 @@ def test_a_pair_is_blind_and_answered_once(page: Page, fake: tuple[str, Store]) 
 def test_a_story_id_that_nobody_gave_opens_nothing(page: Page) -> None:
     start(page)
     stored = page.evaluate("Object.keys(localStorage)")
-    assert "storyrl-story" in stored
-    page.evaluate("localStorage.setItem('storyrl-story', 'garbage')")
+    assert "storyrl-place" in stored
+    page.evaluate("localStorage.setItem('storyrl-place', 'garbage')")
     page.reload()
-    expect(page.get_by_label("Premise")).to_be_visible()
+    expect(page.locator("#premise textarea")).to_be_visible()
 
 
 def test_a_taken_port_is_an_input_error(fake: tuple[str, Store]) -> None:
     port = int(fake[0].rsplit(":", 1)[1])
     with pytest.raises(InputError, match="try another --port"):
-        launch(cast(Agent, FakeAgent()), fake[1], "127.0.0.1", port, False)
+        launch(cast(Agent, FakeAgent(None)), fake[1], "127.0.0.1", port, False)

@@ -8,7 +8,9 @@ import gradio as gr
 from storyrl.agent import Agent
 from storyrl.console import say
 from storyrl.errors import InputError
-from storyrl.store import Store
+from storyrl.store import OWNER, Store
+from ui.desk import Desk
+from ui.library import LibraryTab
 from ui.rate import RateTab
 from ui.write import WriteTab
 
@@ -18,15 +20,20 @@ _HERE = Path(__file__).parent
 
 def build(agent: Agent, store: Store) -> gr.Blocks:
     """The page."""
+    mine = store.for_owner(OWNER)
     with gr.Blocks(title="storyrl studio", analytics_enabled=False) as page:
-        # The secret only keeps the value readable after a restart of the server; a story id is no secret.
-        story_id = gr.BrowserState(None, storage_key="storyrl-story", secret="storyrl")
+        # The secret only keeps the value readable after a restart of the server; where a writer is, is no secret.
+        memory = gr.BrowserState(None, storage_key="storyrl-place", secret="storyrl")
         gr.HTML('<h1 class="wordmark">storyrl <span>studio</span></h1>')
-        with gr.Tab("Write"):
-            write = WriteTab(agent, store, story_id)
-        with gr.Tab("Rate"):
-            RateTab(agent, store, write.session)
+        with gr.Tabs(elem_id="rooms", overflow_behavior="wrap") as rooms:
+            with gr.Tab("Write", id="write"):
+                write = WriteTab(agent, Desk(mine), memory)
+            with gr.Tab("Library", id="library") as shelf:
+                library = LibraryTab(mine, write, rooms)
+            with gr.Tab("Rate", id="rate"):
+                RateTab(agent, mine, write.place)
         write.connect_reload(page)
+        library.connect(shelf, page)
     return page
 
 

@@ -1,84 +1,104 @@
-"""What happens to a story in the studio: pure steps from one session to the next, and their HTML. No gradio, no model.
-
-Every text that a person or the model wrote is escaped here, where it becomes HTML.
-"""
+"""What happens to a story in the studio, as pure steps: no gradio, no store, no model, no HTML."""
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prompts.template import end_at_sentence, format_turn
+from rewards.composite import Composite
 from rewards.guards import GUARDS
-from storyrl.agent import Suggestion
 from storyrl.errors import InputError, first_problem
 from storyrl.store import ShownCandidate
 from storyrl.story import Kind, Prompt, Story, Turn
 
-_AUTHORS = {"writer": "you", "policy": "model", "edited": "model, edited by you"}
-_TERMS = {"preference": "taste"}  # the scorers' names in the reader's words
-_SPAN = 3.0  # the bar of the total reaches from -3 to +3 standard deviations
+REACHED = 0.5
+"""From this probability on a goal counts as reached."""
+_GROUPS = {"goal": "goal", "shaping": "goal", "verbs": "goal", "preference": "taste", **dict.fromkeys(GUARDS, "guards")}
+
+
+class Weights(BaseModel):
+    """How much the writer wants each part of the reward to count, as a factor of its usual weight."""
+
+    model_config = ConfigDict(frozen=True)
+
+    goal: float = Field(1.0, ge=0, le=3)
+    taste: float = Field(1.0, ge=0, le=3)
+    guards: float = Field(1.0, ge=0, le=3)
+
+
+class Place(BaseModel):
+    """Where a writer is: what the page needs to know beside the store. It lives in the browser, too."""
+
+    model_config = ConfigDict(frozen=True)
+
+    story: str | None = None
+    version: int = Field(0, description="of the story, as this window shows it")
+    chosen: int | None = Field(None, description="the block whose form is open")
+    draft: int | None = Field(None, description="the candidate that the writer's own turn started from")
+    round: int | None = Field(None, description="which round of suggestions is shown; None: the latest")
+    compare: int | None = Field(None, description="the block whose branch is compared with the current path")
+    weights: Weights = Weights()
+
+    @classmethod
+    def of(cls, value: object) -> "Place":
+        """The place that a browser remembers; whatever is no place is an empty one."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError:
+            return cls()
+
+    @classmethod
+    def now(cls, place: "Place | None", memory: object) -> "Place":
+        """Where the writer is; after a restart of the server, where the browser says."""
+        return place if place is not None else cls.of(memory)
+
+    def at(self, **changes: object) -> "Place":
+        """A copy with changes."""
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
-class Session:
-    """A story being written, the suggestions for its next turn, and the one the writer took to edit, if any."""
+class Offer:
+    """A candidate as it is shown."""
 
-    story: Story
-    suggestions: tuple[Suggestion, ...] = ()
-    editing: Turn | None = None
+    candidate: ShownCandidate
+    bars: Mapping[str, float]
+    """0 to 1, see Composite.bars; empty when the candidate was scored by another reward."""
+    total: float
+    """The reward under the writer's weights, standard deviations."""
 
 
-def start(premise: str, goal: str, characters: str, memory: str = "", style: str = "") -> Session:
+def start(premise: str, goal: str, characters: str, memory: str = "", style: str = "") -> Story:
     """A new story; characters are separated by commas.
 
     Raises:
         InputError: no premise, or a field that is too long.
     """
-    names = [name.strip() for name in characters.split(",") if name.strip()]
+    if not premise.strip():
+        raise InputError("Please say first what the story is about (the premise).")
     story_id = uuid.uuid4().hex
-    fields = {"premise": premise, "goal": goal, "characters": names, "memory": memory or "", "style": style or ""}
+    fields = {"premise": premise, "goal": goal, "memory": memory, "style": style}
+    return Story(id=story_id, prompt=changed_prompt(Prompt(id=story_id, premise="-"), characters=characters, **fields))
+
+
+def changed_prompt(prompt: Prompt, **fields: object) -> Prompt:
+    """A prompt with other values in some fields; `characters` may be one text with commas.
+
+    Raises:
+        InputError: a field is too long or of another kind.
+    """
+    if isinstance(names := fields.get("characters"), str):
+        fields["characters"] = [name.strip() for name in names.split(",") if name.strip()]
     try:
-        prompt = Prompt.model_validate({"id": story_id, **fields})
+        return Prompt.model_validate({**prompt.model_dump(), **fields})
     except ValidationError as error:
-        if not premise.strip():
-            raise InputError("Please say first what the story is about (the premise).") from error
         raise InputError(first_problem(error)) from error
-    return Session(Story(id=story_id, prompt=prompt))
 
 
-def pick(session: Session, number: int) -> Session:
-    """Add suggestion `number` to the story.
-
-    Raises:
-        InputError: there is no such suggestion (any more).
-    """
-    return Session(session.story.with_turns(_suggestion(session, number).turn), editing=session.editing)
-
-
-def edit(session: Session, number: int) -> Session:
-    """Take suggestion `number` as a draft for the writer's own turn.
-
-    Raises:
-        InputError: there is no such suggestion (any more).
-    """
-    return replace(session, editing=_suggestion(session, number).turn)
-
-
-def _suggestion(session: Session, number: int) -> Suggestion:
-    if number >= len(session.suggestions):
-        raise InputError("These suggestions are no longer here; press Suggest for new ones.")
-    return session.suggestions[number]
-
-
-def discard(session: Session) -> Session:
-    """Forget the draft."""
-    return replace(session, editing=None)
-
-
-def add_turn(session: Session, kind: str, actor: str, text: str) -> Session:
-    """Add the writer's own turn; marked as edited when it started from a suggestion.
+def turn_of(kind: str, actor: str, text: str, author: str = "writer") -> Turn:
+    """A turn from what stands in a form.
 
     Raises:
         InputError: no text, or speech and action without a name.
@@ -87,103 +107,79 @@ def add_turn(session: Session, kind: str, actor: str, text: str) -> Session:
         raise InputError("Please write the turn's text first.")
     if kind != Kind.NARRATE and not actor.strip():
         raise InputError("Please say who speaks or acts.")
-    author = "edited" if session.editing else "writer"
     fields = {"kind": kind, "actor": actor.strip() if kind != Kind.NARRATE else None, "text": text, "author": author}
     try:
-        turn = Turn.model_validate(fields)
+        return Turn.model_validate(fields)
     except ValidationError as error:
         raise InputError(first_problem(error)) from error
-    return Session(session.story.with_turns(turn))
 
 
-def undo(session: Session) -> Session:
-    """Take the last turn off.
+def edited(old: Turn, kind: str, actor: str, text: str) -> Turn:
+    """What a form made of a turn: the model's is marked as edited, unless it stayed as it was.
 
     Raises:
-        InputError: there is no turn.
+        InputError: as `turn_of`.
     """
-    if not session.story.turns:
-        raise InputError("There is no turn to undo.")
-    return Session(session.story.model_copy(update={"turns": session.story.turns[:-1]}), editing=session.editing)
+    new = turn_of(kind, actor, text, old.author)
+    return new if new == old or old.author == "writer" else new.model_copy(update={"author": "edited"})
 
 
-def shown(session: Session, picked: int | None = None) -> list[ShownCandidate]:
-    """The suggestions as the store keeps them."""
-    return [
-        ShownCandidate(suggestion.turn, suggestion.scores, suggestion.reward, picked=number == picked)
-        for number, suggestion in enumerate(session.suggestions)
+def opening(kind: str, who: str = "", words: str = "") -> str:
+    """How the line of the model's next turn begins; empty: the model chooses. A kind without a name leaves that open.
+
+    Raises:
+        InputError: words of somebody who is not named, or a name that is none.
+    """
+    if kind not in tuple(Kind):
+        return ""
+    if kind != Kind.NARRATE and not who.strip():
+        if words.strip():
+            raise InputError("Please say who speaks or acts.")
+        return f"[{kind}"
+    line = format_turn(turn_of(kind, who, words or "-"))
+    return line if words.strip() else line.removesuffix(" -")
+
+
+def in_the_manner_of(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with a text as an example of the style."""
+    style = f"{prompt.style}; " if prompt.style else ""
+    return prompt.model_copy(update={"style": f"{style}like this: {text}"})
+
+
+def beats(goal: str) -> tuple[str, ...]:
+    """The steps of a goal, one a line."""
+    return tuple(line.strip() for line in goal.splitlines() if line.strip())
+
+
+def aim(prompt: Prompt, reached: Mapping[str, float]) -> Prompt:
+    """The prompt with the first beat that is not reached yet for a goal (the last one when all are).
+
+    Args:
+        reached: probability of each beat that is known.
+    """
+    steps = beats(prompt.goal)
+    if len(steps) < 2:
+        return prompt
+    ahead = [step for step in steps if reached.get(step, 0.0) < REACHED]
+    return prompt.model_copy(update={"goal": ahead[0] if ahead else steps[-1]})
+
+
+def total(scores: Mapping[str, float], reward: Composite, weights: Weights) -> float:
+    """The reward of a candidate under the writer's weights, from its stored scores."""
+    factors = weights.model_dump()
+    return sum(
+        factors.get(_GROUPS.get(name, ""), 1.0) * term.weight * term.standardised(scores[name])
+        for name, term in reward.terms.items()
+        if name in scores
+    )
+
+
+def ranked(candidates: Sequence[ShownCandidate], reward: Composite, weights: Weights) -> list[Offer]:
+    """Candidates by total, the highest first; turns that break off in mid-sentence come last."""
+    offers = [
+        Offer(
+            c, reward.bars(c.scores) if c.scores.keys() >= reward.terms.keys() else {}, total(c.scores, reward, weights)
+        )
+        for c in candidates
     ]
-
-
-# --- HTML -----------------------------------------------------------------------------------------------------------
-
-
-def manuscript(session: Session) -> str:
-    """The story as prose, each turn marked by who wrote it."""
-    prompt = session.story.prompt
-    goal = f'<p class="goal">Goal: {escape(prompt.goal)}</p>' if prompt.goal else ""
-    turns = "".join(
-        f'<p class="turn {turn.author}">{escape(turn.prose())} <span class="by">{_AUTHORS[turn.author]}</span></p>'
-        for turn in session.story.turns
-    )
-    hint = '<p class="hint">Ask for suggestions, or write the first turn yourself.</p>'
-    return (
-        f'<article class="manuscript" aria-label="Your story"><header><p class="premise">{escape(prompt.premise)}</p>'
-        f"{goal}</header>{turns or hint}</article>"
-    )
-
-
-def card(suggestion: Suggestion, has_goal: bool) -> str:
-    """A suggestion with its score bars; without a goal there is none for the goal."""
-    turn = suggestion.turn
-    who = f"{turn.actor} {'says' if turn.kind is Kind.SAY else 'acts'}" if turn.actor else "Narration"
-    names = [name for name in suggestion.bars if has_goal or name != "goal"]
-    bars = "".join(_bar(name, suggestion.bars[name], suggestion.scores) for name in names)
-    return (
-        f'<div class="card"><p class="who">{escape(who)}</p><p class="words">{escape(turn.text)}</p>'
-        f'<div class="bars">{bars}{_total(suggestion.reward)}</div></div>'
-    )
-
-
-def _bar(name: str, share: float, scores: Mapping[str, float]) -> str:
-    percent = round(100 * share)
-    word = _TERMS.get(name, name)
-    if name == "clean":
-        faults = ", ".join(f"{guard} {scores[guard]:.0%}" for guard in GUARDS if scores.get(guard))
-        label = f"clean: {faults or 'no fault found'}"
-    elif name == "goal":
-        label = f"goal: has happened by now with a probability of {percent} %"
-    else:
-        label = f"{word}: better than {percent} % of the model's usual stories (score {scores[name]:.2f})"
-    return _meter(word, label, percent, f"{percent} %", "term")
-
-
-def _total(reward: float) -> str:
-    percent = round(100 * (min(max(reward, -_SPAN), _SPAN) + _SPAN) / (2 * _SPAN))
-    label = f"total: {reward:+.2f} standard deviations from the model's usual stories; the suggestions are sorted by it"
-    return _meter("total", label, percent, f"{reward:+.2f}", "total")
-
-
-def _meter(word: str, label: str, percent: int, number: str, css: str) -> str:
-    return (
-        f'<div class="bar {css}" role="meter" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
-        f'aria-valuetext="{number}" aria-label="{escape(label)}" title="{escape(label)}"><span>{escape(word)}</span>'
-        f'<span class="track"><span class="fill" style="width:{percent}%"></span></span><span>{number}</span></div>'
-    )
-
-
-def about(prompt: Prompt) -> str:
-    """A prompt as a short paragraph."""
-    goal = f' <span class="goal">Goal: {escape(prompt.goal)}</span>' if prompt.goal else ""
-    return f'<p class="about">{escape(prompt.premise)}{goal}</p>'
-
-
-def story_html(letter: str, text: str) -> str:
-    """A finished story as paragraphs, under its letter."""
-    paragraphs = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in text.split("\n\n"))
-    return f'<article class="manuscript" aria-label="Story {letter}"><h3>{letter}</h3>{paragraphs}</article>'
-
-
-def status(text: str, busy: bool = False) -> str:
-    """A line that says what is going on; screen readers read it out."""
-    return f'<p class="status{" busy" if busy else ""}" role="status">{escape(text)}</p>'
+    return sorted(offers, key=lambda o: (not end_at_sentence(o.candidate.turn.text)[1], -o.total))

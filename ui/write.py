@@ -1,278 +1,347 @@
-"""The Write tab: a story, suggestions for its next turn, and the writer's own turns."""
+"""The Write tab: a story as a manuscript, suggestions for its next turn, and the writer's own turns.
 
-import contextlib
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+Only the components and how they hang together; what a step does is in ui/desk.py, how things look in the HTML files.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from storyrl.agent import Agent
+from storyrl.agent import Agent, Suggestion
 from storyrl.errors import InputError
-from storyrl.store import Store
-from storyrl.story import Kind
+from storyrl.store import ShownCandidate, Stale
+from storyrl.story import Kind, Story, Turn
+from ui import cards, control, html
 from ui import session as steps
-from ui.session import Session
+from ui.desk import Desk, Look
+from ui.goal import GoalMeter, goal_panel
+from ui.manuscript import manuscript, side_by_side
+from ui.pen import Order, Pen
+from ui.reading import ReadingTabs
+from ui.session import Place
+from ui.tree_map import tree_map
+from ui.wiring import MODEL_QUEUE, fields_of, friendly, panel, wire
 
-MODEL_QUEUE = "model"  # one thing at a time runs the model
 _MOST = 8
-_KINDS = [("Narrate", Kind.NARRATE.value), ("Say", Kind.SAY.value), ("Do", Kind.DO.value)]
-_TO_EDITOR = "() => document.querySelector('#own-text textarea').focus()"
-_CHANGED = "This story was changed in another window; reload the page to go on from there."
+_STALE = "This story was changed in another window. Here it is as it is now; your last step was not taken, repeat it."
+_KEYS = (
+    "Outside of text fields: S suggest, 1 to 8 pick a suggestion, Shift+1 to 8 edit it first, N write your own turn, "
+    "X stop the model, Ctrl+Z undo, Ctrl+Shift+Z redo. In a text field: Ctrl+Enter adds or saves it, Escape leaves it."
+)
+_FREE = "Let it choose"
+_READY = gr.update(interactive=True), gr.update(visible=False)  # Suggest can be pressed, Stop cannot
 
 
 class WriteTab:
-    """Components and handlers of the tab. `story_id` is the browser's memory of the open story.
+    """Components and handlers of the tab. `place` is where the writer is; `memory` is the browser's copy of it."""
 
-    The store is the truth: a step is saved before it is shown, and only if the store still holds what was shown.
-    """
-
-    def __init__(self, agent: Agent, store: Store, story_id: gr.BrowserState):
-        self.agent, self.store, self.story_id = agent, store, story_id
-        self.session = gr.State(None)
-        with gr.Column(elem_id="shelf"):
-            with gr.Row(elem_id="shelf-row"):
-                self.saved = gr.Dropdown(
-                    choices=self._titles(),
-                    label="My stories (saved as you write)",
-                    elem_id="saved",
-                    scale=4,
-                )
-                self.new = gr.Button("New story", elem_id="new-story", visible=False, scale=1, min_width=120)
-            with gr.Column() as self.form:
-                self._story_form()
-        with gr.Column(visible=False, elem_id="desk") as self.desk:  # a grid: see studio.css
+    def __init__(self, agent: Agent, desk: Desk, memory: gr.BrowserState):
+        self.agent, self.desk, self.memory = agent, desk, memory
+        self.meter, self.pen = GoalMeter(agent), Pen(agent)
+        self.place = gr.State(None)
+        with gr.Column(elem_id="shelf") as self.form:
+            self._story_form()
+        with gr.Column(visible=False, elem_id="desk") as self.page:  # a grid: see studio.css
             with gr.Column(elem_id="paper"):
-                self.paper = gr.HTML()
+                self._tools()
+                self.paper = panel("manuscript")
             with gr.Column(elem_id="table"):
-                self._suggestions()
+                self._side()
             with gr.Column(elem_id="own"):
                 self._own_turn()
+        self.view_outputs = [
+            *(self.place, self.memory, self.form, self.page, self.paper, self.table, self.weights, self.map),
+            *(self.beside, self.goal_panel, self.always, self.lore, self.undo, self.redo),
+        ]
         self._wire()
 
+    # --- components ---------------------------------------------------------------------------------------------------
+
     def _story_form(self) -> None:
+        longest = 4000
         self.premise = gr.Textbox(
-            label="Premise", lines=3, placeholder="Who, where, what is at stake", elem_id="premise", max_length=4000
+            label="Premise", lines=3, placeholder="Who, where, what is at stake", elem_id="premise", max_length=longest
         )
         self.goal = gr.Textbox(
-            label="Goal", placeholder="An event, such as: Mira forgives her brother.", elem_id="goal", max_length=4000
+            label="Goal (of several steps, one a line)",
+            placeholder="An event, such as: Mira forgives her brother.",
+            elem_id="goal",
+            max_length=longest,
         )
         self.characters = gr.Textbox(label="Characters", placeholder="Mira, Tom", elem_id="characters", max_length=2000)
         with gr.Accordion("Memory and style", open=False):
-            self.memory = gr.Textbox(label="Memory", info="Facts the model always sees", lines=2, max_length=4000)
-            self.style = gr.Textbox(label="Style", placeholder="plain, first person", max_length=4000)
+            self.first_memory = gr.Textbox(
+                label="Memory", info="Facts the model always sees", lines=2, max_length=longest
+            )
+            self.style = gr.Textbox(label="Style", placeholder="plain, first person", max_length=longest)
         self.begin = gr.Button("Start story", variant="primary", elem_id="start")
 
-    def _suggestions(self) -> None:
-        with gr.Row(elem_id="ask"):
-            self.count = gr.Slider(
-                1, _MOST, value=3, step=1, label="How many", buttons=[], min_width=140, scale=2, elem_id="count"
-            )
-            self.suggest = gr.Button("Suggest", variant="primary", elem_id="suggest", min_width=120, scale=1)
-        self.status = gr.HTML(elem_id="write-status")
-        self.cards = [self._card(number) for number in range(_MOST)]
+    def _tools(self) -> None:
+        with gr.Row(elem_id="tools"):
+            self.undo = gr.Button("Undo", size="sm", elem_id="undo", min_width=80)
+            self.redo = gr.Button("Redo", size="sm", elem_id="redo", min_width=80)
+            self.new = gr.Button("New story", size="sm", elem_id="new-story", min_width=100)
 
-    def _card(self, number: int) -> tuple[gr.Column, gr.HTML, gr.Button, gr.Button]:
-        with gr.Column(visible=False, elem_classes="suggestion") as column:
-            html = gr.HTML()
-            with gr.Row():
-                pick = gr.Button("Pick", size="sm", variant="primary", elem_id=f"pick-{number}", min_width=80)
-                edit = gr.Button("Edit", size="sm", elem_id=f"edit-{number}", min_width=80)
-        return column, html, pick, edit
+    def _side(self) -> None:
+        with gr.Tabs(elem_id="side", overflow_behavior="wrap"):
+            with gr.Tab("Next"):
+                self._ask()
+                self.status = gr.HTML(html.status(""), elem_id="write-status")
+                self.table = panel("cards")
+                self.weights = panel("weights")
+            with gr.Tab("Goal"):
+                self.goal_panel = panel("goal-panel")
+            with gr.Tab("Map"):
+                self.map = panel("map")
+                self.beside = gr.HTML(elem_id="beside")
+            with gr.Tab("Memory"):
+                self.always = panel("always")
+                self.lore = panel("lore")
+            self.reading = ReadingTabs(self.agent, self.desk, self.meter)
+
+    def _ask(self) -> None:
+        kinds = [(_FREE, ""), *html.KINDS]
+        with gr.Row():
+            self.next_kind = gr.Dropdown(kinds, value="", label="Next turn", elem_id="next-kind", min_width=130)
+            self.next_who = gr.Textbox(
+                label="Who (or empty)", visible=False, elem_id="next-who", min_width=110, max_length=60
+            )
+            self.count = gr.Slider(
+                1, _MOST, value=3, step=1, label="How many", buttons=[], min_width=130, elem_id="count"
+            )
+        with gr.Row():
+            self.suggest = gr.Button("Suggest", variant="primary", elem_id="suggest", min_width=120)
+            self.stop = gr.Button("Stop", elem_id="stop", visible=False, min_width=90)
 
     def _own_turn(self) -> None:
         with gr.Row():
-            self.kind = gr.Radio(_KINDS, value=Kind.NARRATE.value, label="Your turn", min_width=230, elem_id="own-kind")
+            self.kind = gr.Radio(
+                html.KINDS, value=Kind.NARRATE.value, label="Your turn", min_width=230, elem_id="own-kind"
+            )
             self.actor = gr.Textbox(label="Who", visible=False, min_width=120, elem_id="own-actor", max_length=60)
         self.text = gr.Textbox(label="Text (Ctrl+Enter adds it)", lines=3, elem_id="own-text", max_length=20_000)
         with gr.Row():
             self.add = gr.Button("Add my turn", elem_id="add-turn", min_width=110)
+            self.finish = gr.Button("Let it finish", elem_id="finish", min_width=130)
             self.discard = gr.Button("Clear", elem_id="discard", min_width=80)
-            self.undo = gr.Button("Undo last turn", elem_id="undo", min_width=130)
+        gr.HTML(f'<details class="keys"><summary>Keyboard</summary><p>{_KEYS}</p></details>')
 
-    # --- what happens ---------------------------------------------------------------------------------------------
+    # --- wiring -------------------------------------------------------------------------------------------------------
 
     def _wire(self) -> None:
-        where = [self.session, self.story_id]
-        form = [self.premise, self.goal, self.characters, self.memory, self.style]
-        own = [self.kind, self.actor, self.text]
-        self._on(self.begin.click, self._start, form, form)
-        self._on(self.new.click, self._new, [])
-        self._on(self.saved.input, self.restore, [self.saved])
-        self._on(self.suggest.click, self._suggest, [*where, self.count], queue=MODEL_QUEUE)
-        self._on(self.add.click, self._add, [*where, *own], own)
-        self._on(self.text.submit, self._add, [*where, *own], own)
-        self._on(self.discard.click, self._discard, where, own)
-        self._on(self.undo.click, self._undo, where)
-        for number, (_, _, pick, edit) in enumerate(self.cards):
-            self._on(pick.click, self._picker(number), where)
-            edited = self._on(edit.click, self._editor(number), where, own)
-            edited.success(None, js=_TO_EDITOR, api_visibility="private")
-        self.kind.change(_who, [self.kind], [self.actor], show_progress="hidden", api_visibility="private")
+        where = [self.place, self.memory]
+        form = [self.premise, self.goal, self.characters, self.first_memory, self.style]
+        own, view = [self.kind, self.actor, self.text], self.view_outputs
+        self._step(self.begin.click, self._start, [*where, *form], [*view, *form])
+        self._step(self.new.click, self._new, where)
+        for name in ("undo", "redo"):
+            self._step(getattr(self, name).click, self._stepper(name), where)
+        for button in (self.add.click, self.text.submit):
+            self._step(button, self._add, [*where, *own], [*view, *own])
+        self._step(self.discard.click, self._discard, where, [*view, *own])
+        for each in (self.paper, self.table, self.weights, self.map, self.goal_panel, self.always, self.lore):
+            self._step(each.click, self._act, where, [*view, *own])
+            self._step(each.input, self._act, where, [*view, *own], mode="always_last")
+        self.reading.connect(where)
+        self._model(self.suggest.click, self._suggest, [*where, self.count, self.next_kind, self.next_who])
+        self._model(self.table.submit, self._like, [*where, self.count])
+        self._model(self.finish.click, self._finish, [*where, self.count, *own])
+        self.stop.click(self._stop, api_visibility="private", queue=False)
+        for kind, who in ((self.kind, self.actor), (self.next_kind, self.next_who)):
+            kind.change(_who, [kind], [who], show_progress="hidden", api_visibility="private", queue=False)
 
-    def _on(
-        self, event: Any, step: Callable[..., Any], inputs: list[Any], also: Sequence[Any] = (), queue: str = "step"
-    ) -> Any:
-        """Wire a step; the steps of one queue run one after the other, so each sees what the one before left."""
-        return event(
-            step,
-            inputs,
-            [*self._outputs(), *also],
-            concurrency_id=queue,
-            concurrency_limit=1,
-            trigger_mode="once",
-            show_progress="hidden",
-            api_visibility="private",
-        )
+    def _step(self, event: Any, step: Callable[..., Any], inputs: Any, outputs: Any = None, mode: str = "once") -> None:
+        """A step, and after it the goal meter, which runs a model."""
+        done = wire(event, step, inputs, outputs or self.view_outputs, mode=mode)
+        wire(done.success, self._measure, [self.place, self.memory], [self.goal_panel, self.table], MODEL_QUEUE)
 
-    def _outputs(self) -> list[Any]:
-        parts = [part for column, html, _, _ in self.cards for part in (column, html)]
-        locked = [self.suggest, self.add, self.undo, self.new, self.saved]
-        return [self.session, self.story_id, self.form, self.desk, self.paper, self.status, *locked, *parts]
-
-    def _view(self, session: Session | None, busy: str = "") -> list[Any]:
-        """New values for all of `_outputs`; while `busy`, nothing that would change the story can be pressed."""
-        writing = session is not None
-        free = gr.update(interactive=not busy)
-        cards: list[Any] = []
-        for number in range(_MOST):
-            there = session is not None and number < len(session.suggestions) and not busy
-            html = ""
-            if session and there:
-                html = steps.card(session.suggestions[number], bool(session.story.prompt.goal))
-            cards += [gr.update(visible=there), html]
-        hint = (
-            "Bars: goal: how likely it has happened by then; taste: how many of the model's usual stories score lower; "
-            "clean: how free of faults."
-            if session and session.suggestions
-            else ""
-        )
-        return [
-            session,
-            session.story.id if session else None,
-            gr.update(visible=not writing),
-            gr.update(visible=writing),
-            steps.manuscript(session) if session else "",
-            steps.status(busy or hint, busy=bool(busy)),
-            free,
-            free,
-            gr.update(interactive=not busy and session is not None and bool(session.story.turns)),
-            gr.update(visible=writing, interactive=not busy),
-            self._shelf(session, locked=bool(busy)),
-            *cards,
-        ]
-
-    def _shelf(self, session: Session | None, locked: bool) -> Any:
-        titles, value = self._titles(), session.story.id if session else None
-        return gr.update(choices=titles, value=value, interactive=not locked, visible=bool(titles))
-
-    def _titles(self) -> list[tuple[str, str]]:
-        return [
-            (f"{info.title} ({info.turns} {'turn' if info.turns == 1 else 'turns'})", info.id)
-            for info in self.store.list_stories()
-        ]
-
-    def _now(self, session: Session | None, story_id: object) -> Session:
-        """The open session; after a restart of the server, what the store holds of it."""
-        if session is None and isinstance(story_id, str):
-            story = self.store.load_story(story_id)
-            session = Session(story) if story else None
-        if session is None:
-            raise InputError("No story is open; start one, or choose one of yours.")
-        return session
-
-    def _saved(self, before: Session, after: Session) -> list[Any]:
-        """Save a step and show it.
-
-        Raises:
-            InputError: another window has changed the story since; nothing is saved then.
-        """
-        if self.store.load_story(before.story.id) != before.story:
-            raise InputError(_CHANGED)
-        self.store.save_story(after.story)
-        return self._view(after)
+    def _model(self, event: Any, write: Callable[..., Any], inputs: Any) -> None:
+        """Something that the model writes; nothing else is locked meanwhile."""
+        outputs = [self.table, self.status, self.suggest, self.stop]
+        done = wire(event, write, inputs, outputs, MODEL_QUEUE)
+        wire(done.then, self._settle, [self.place, self.memory], [*outputs, self.goal_panel], MODEL_QUEUE)
 
     def connect_reload(self, page: gr.Blocks) -> None:
         """Bring the open story back whenever the page loads."""
-        self._on(page.load, self.restore, [self.story_id])
+        self._step(page.load, self._restore, [self.memory], [*self.view_outputs, self.status])
 
-    def restore(self, story_id: object) -> list[Any]:
-        """Show a story of the store; without one, the form for a new one."""
-        with friendly():
-            story = self.store.load_story(story_id) if isinstance(story_id, str) else None
-            return self._view(Session(story) if story else None)
+    # --- views --------------------------------------------------------------------------------------------------------
 
-    def _start(self, premise: str, goal: str, characters: str, memory: str, style: str) -> list[Any]:
-        with friendly():
-            session = steps.start(premise, goal, characters, memory, style)
-            self.store.save_story(session.story)
-            return [*self._view(session), "", "", "", "", ""]
+    def view(self, place: Place, unsaved: Turn | None = None) -> list[Any]:
+        """New values for all of `view_outputs`."""
+        if place.story is None:
+            nothing = [""] * (len(self.view_outputs) - 6)
+            off = gr.update(interactive=False)
+            return [place, place.model_dump(), gr.update(visible=True), gr.update(visible=False), *nothing, off, off]
+        look = self.desk.look(place)
+        tree, place = look.tree, look.place
+        compared = tree.compare(tree.tip, tree.end(place.compare)) if place.compare and tree.tip else None
+        return [
+            place,
+            place.model_dump(),
+            gr.update(visible=False),
+            gr.update(visible=True),
+            manuscript(tree, place.chosen, unsaved),
+            self._table(look),
+            cards.weighing(place.weights),
+            tree_map(tree, place.compare),
+            side_by_side(compared) if compared else "",
+            self._goal(tree.story),
+            control.prompt_form(tree.prompt),
+            control.lore_table(tree.prompt),
+            gr.update(interactive=tree.undo is not None),
+            gr.update(interactive=tree.redo is not None),
+        ]
 
-    def _new(self) -> list[Any]:
-        with friendly():
-            return self._view(None)
+    def _table(self, look: Look) -> str:
+        if look.round is None:
+            return ""
+        offers = steps.ranked(look.round.candidates, self.agent.reward, look.place.weights)
+        has_goal, before = bool(look.tree.prompt.goal), self.meter.before(look.tree.story)
+        return cards.cards(offers, has_goal, before) + cards.earlier(look.rounds, look.round)
 
-    def _suggest(self, session: Session | None, story_id: object, count: int) -> Iterator[list[Any]]:
+    def _goal(self, story: Story) -> str:
+        return goal_panel(story.prompt, self.meter.known(story), self.meter.works)
+
+    def _measure(self, place: Place | None, memory: object) -> list[Any]:
+        """Read with the goal classifier what is new, and show it."""
+        place = Place.now(place, memory)
+        if place.story is None:
+            return [gr.skip(), gr.skip()]
         with friendly():
-            session = self._now(session, story_id)
-            yield self._view(session, busy=f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...")
+            look = self.desk.look(place)
+            self.meter.read(look.tree.story)
+            return [self._goal(look.tree.story), self._table(look)]
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _take(self, place: Place, name: str, fields: Mapping[str, Any]) -> tuple[bool, list[Any]]:
+        """Take a step; whether it was taken, and the view after it.
+
+        A window that is behind is told so, and shows the newest with the words that were not saved.
+        """
+        with friendly():
             try:
-                suggestions = tuple(self.agent.suggest(session.story, int(count), secrets.randbits(31)))
-                if self.store.load_story(session.story.id) != session.story:
-                    raise InputError(_CHANGED)
-                after = Session(session.story, suggestions, session.editing)
-                self.store.set_candidates(after.story.id, len(after.story.turns), steps.shown(after))
-            except Exception:
-                yield self._view(session)  # the buttons must not stay locked
-                raise
-            yield self._view(after)
+                return True, self.view(self.desk.do(place, name, fields))
+            except Stale:
+                gr.Warning(_STALE)
+                unsaved = steps.turn_of(fields["kind"], fields["actor"], fields["text"]) if name == "save" else None
+                return False, self.view(self.desk.newest(place), unsaved)
 
-    def _add(self, session: Session | None, story_id: object, kind: str, actor: str, text: str) -> list[Any]:
+    def _act(self, place: Place | None, memory: object, event: gr.EventData) -> list[Any]:
+        """A step that a panel sent; taking a suggestion to edit fills the form of the writer's own turn."""
+        fields = fields_of(event)
+        _, view = self._take(Place.now(place, memory), str(fields.get("do", "")), fields)
+        if fields.get("do") != "take":
+            return [*view, gr.skip(), gr.skip(), gr.skip()]
         with friendly():
-            session = self._now(session, story_id)
-            after = steps.add_turn(session, kind, actor, text)
-            return [*self._saved(session, after), gr.update(), gr.update(), ""]
+            turn = self._candidate(view[0]).turn
+        return [*view, turn.kind.value, turn.actor or "", turn.text]
 
-    def _discard(self, session: Session | None, story_id: object) -> list[Any]:
+    def _candidate(self, place: Place, number: int | None = None) -> ShownCandidate:
+        """A suggestion for the next turn; without its number the one that is being edited."""
+        wanted = place.draft if number is None else number
+        for each in self.desk.look(place).rounds:
+            for candidate in each.candidates:
+                if candidate.id == wanted:
+                    return candidate
+        raise InputError("this suggestion is no longer here; ask for new ones")
+
+    def _stepper(self, name: str) -> Callable[..., list[Any]]:
+        def step(place: Place | None, memory: object) -> list[Any]:
+            return self._take(Place.now(place, memory), name, {})[1]
+
+        return step
+
+    def _restore(self, memory: object) -> list[Any]:
         with friendly():
-            session = steps.discard(self._now(session, story_id))
-            return [*self._view(session), gr.update(), gr.update(), ""]
+            return [*self.view(self.desk.newest(Place.of(memory))), html.status("")]
 
-    def _undo(self, session: Session | None, story_id: object) -> list[Any]:
+    def _start(
+        self, place: Place | None, memory: object, premise: str, goal: str, characters: str, facts: str, style: str
+    ) -> list[Any]:
         with friendly():
-            session = self._now(session, story_id)
-            return self._saved(session, steps.undo(session))
+            story = steps.start(*(text or "" for text in (premise, goal, characters, facts, style)))
+            return [*self.view(self.desk.start(story, Place.now(place, memory))), "", "", "", "", ""]
 
-    def _picker(self, number: int) -> Callable[..., list[Any]]:
-        def pick(session: Session | None, story_id: object) -> list[Any]:
-            with friendly():
-                session = self._now(session, story_id)
-                view = self._saved(session, steps.pick(session, number))
-                position = len(session.story.turns)
-                self.store.set_candidates(session.story.id, position, steps.shown(session, picked=number))
-                return view
+    def _new(self, place: Place | None, memory: object) -> list[Any]:
+        return self.view(Place(weights=Place.now(place, memory).weights))
 
-        return pick
+    def _add(self, place: Place | None, memory: object, kind: str, actor: str, text: str) -> list[Any]:
+        taken, view = self._take(Place.now(place, memory), "add", {"kind": kind, "actor": actor, "text": text})
+        return [*view, gr.skip(), gr.skip(), "" if taken else gr.skip()]
 
-    def _editor(self, number: int) -> Callable[..., list[Any]]:
-        def edit(session: Session | None, story_id: object) -> list[Any]:
-            with friendly():
-                session = steps.edit(self._now(session, story_id), number)
-                turn = session.suggestions[number].turn
-                return [*self._view(session), turn.kind.value, turn.actor or "", turn.text]
+    def _discard(self, place: Place | None, memory: object) -> list[Any]:
+        return [*self._take(Place.now(place, memory), "discard", {})[1], gr.skip(), gr.skip(), ""]
 
-        return edit
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    def _suggest(
+        self, place: Place | None, memory: object, count: int, kind: str, who: str, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        with friendly():
+            yield from self._write(Place.now(place, memory), request, count, steps.opening(kind, who or ""))
+
+    def _finish(
+        self, place: Place | None, memory: object, count: int, kind: str, who: str, text: str, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        """Suggestions that begin with the writer's own words."""
+        with friendly():
+            if not text.strip():
+                raise InputError("Please write how the turn begins first.")
+            yield from self._write(Place.now(place, memory), request, count, steps.opening(kind, who or "", text))
+
+    def _like(
+        self, place: Place | None, memory: object, count: int, event: gr.EventData, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        """Suggestions of a suggestion's kind and speaker, with its text as an example of the style."""
+        with friendly():
+            place = Place.now(place, memory)
+            turn = self._candidate(place, int(fields_of(event)["candidate"])).turn
+            opening = steps.opening(turn.kind, turn.actor or "")
+            yield from self._write(place, request, count, opening, partial(steps.in_the_manner_of, text=turn.text))
+
+    def _write(
+        self,
+        place: Place,
+        request: gr.Request,
+        count: int,
+        opening: str,
+        prepare: Callable[[Any], Any] = lambda prompt: prompt,
+    ) -> Iterator[list[Any]]:
+        tree = self.desk.look(place).tree
+        self.meter.read(tree.story)
+        story = self.meter.aimed(tree.story)
+        story = story.model_copy(update={"prompt": prepare(story.prompt)})
+        order = Order(story, int(count), self.reading.manner().sampling, opening)
+        line = html.status(f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...", busy=True)
+        busy = [line, gr.update(interactive=False), gr.update(visible=True)]
+        yield [cards.drafts([""] * order.count), *busy]
+        try:
+            for texts in self.pen.write(str(request.session_hash), order):
+                if texts and isinstance(texts[0], str):
+                    yield [cards.drafts([str(text) for text in texts]), *busy]
+                elif texts:
+                    shown = [ShownCandidate(s.turn, s.scores, s.reward) for s in texts if isinstance(s, Suggestion)]
+                    self.desk.store.show(tree.story_id, shown, tree.tip)
+                    line = "1 suggestion is ready." if len(shown) == 1 else f"{len(shown)} suggestions are ready."
+                    yield [gr.skip(), html.status(line), gr.skip(), gr.skip()]
+        except Exception:
+            yield [self._table(self.desk.look(place)), html.status(""), *_READY]  # gradio goes no further after errors
+            raise
+
+    def _settle(self, place: Place | None, memory: object) -> list[Any]:
+        """What the page shows once the model has written, was stopped, or failed."""
+        with friendly():
+            [goal, table] = self._measure(place, memory)
+        return [table, gr.skip(), *_READY, goal]
+
+    def _stop(self, request: gr.Request) -> None:
+        self.pen.stop(str(request.session_hash))
 
 
 def _who(kind: str) -> Any:
     """Narration has nobody who speaks or acts."""
-    return gr.update(visible=kind != Kind.NARRATE)
-
-
-@contextlib.contextmanager
-def friendly() -> Iterator[None]:
-    """Shows an InputError as a message on the page."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    return gr.update(visible=kind in (Kind.SAY, Kind.DO))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
 from storyrl.errors import InputError
@@ -139,12 +140,18 @@ def _difference(table: str, row_id: int | str, fields: dict[str, tuple[Any, Any]
     after: dict[str, Any] = {}
     for name, (old, new) in fields.items():
         if name == "prompt":
-            old = Prompt.model_validate(old).model_dump(mode="json")
+            old, new = _all_fields(old), _all_fields(new)
             differs = [key for key in new if old[key] != new[key]]
             old, new = ({key: prompt[key] for key in differs} for prompt in (old, new))
         if old != new:
             before[name], after[name] = old, new
     return [table, row_id, before, after]
+
+
+def _all_fields(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored prompt with those of its fields, too, that are left out where they are not set (note, lore)."""
+    prompt = Prompt.model_validate(stored)
+    return {name: to_jsonable_python(getattr(prompt, name)) for name in Prompt.model_fields}
 
 
 def step_to(session: Session, story: StoryRow, undone: bool) -> OperationRow | None:

@@ -1,8 +1,8 @@
 """Log-probabilities of action tokens under a causal language model.
 
-The output head is the most expensive single layer of a small model (V = 49,152 columns). It is run only at the positions
-that predict an action token, a chunk at a time, and its gradient with respect to the hidden states is worked out in the
-same visit, so that no [N, V] matrix is ever kept (`_ChosenLogprob`).
+The output head is the most expensive single layer of a small model (V = 49,152 columns). It is run only at the
+positions that predict an action token, a chunk at a time, and its gradient with respect to the hidden states is worked
+out in the same visit, so that no [N, V] matrix is ever kept (`_ChosenLogprob`).
 """
 
 from typing import Any
@@ -66,6 +66,8 @@ def predicting_states(model: Any, group: SharedPrefix) -> torch.Tensor:
 
 class _PrefixLayer(DynamicLayer):
     """Keys and values of a prefix read as one row, then seen by many rows; nothing is changed in place."""
+
+    is_initialized: bool
 
     def __init__(self, rows: int):
         super().__init__()

@@ -31,11 +31,11 @@ class LoraLinear(nn.Module):
         lora_a: [rank, in] float32; lora_b: [out, rank] float32, zero at first. They get the gradient.
     """
 
-    def __init__(self, base: nn.Module, rank: int, scale: float):
+    def __init__(self, base: Any, rank: int, scale: float):
         super().__init__()
         self.is_transposed = isinstance(base, Conv1D)
         self.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
-        self.bias = base.bias
+        self.bias: torch.Tensor | None = base.bias
         self.scale = scale
         self._base = [base.weight]  # in a list: the reference's tensor, not a parameter of this module
         out, into = self._rows(self.weight).shape
