@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
-from test_studio import FLAGS, Server, add, start, suggest
+from test_studio import FLAGS, Server, add, side, start, suggest
 
 _SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 
@@ -27,10 +27,17 @@ def take(page: Page, url: str, name: str, folder: Path) -> None:
     add(page, "Mira did not open the door at once.")
     suggest(page)
     page.screenshot(path=folder / f"{name}-2-write.png", full_page=True)
+    for tab in ("Goal", "Map", "Memory", "Model", "Context"):
+        side(page, tab)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=folder / f"{name}-2-{tab.lower()}.png", full_page=True)
+    page.get_by_role("tab", name="Library").click()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=folder / f"{name}-3-library.png", full_page=True)
     page.get_by_role("tab", name="Rate").click()
     page.get_by_role("button", name="New pair").click()
     page.get_by_role("button", name="A is better").wait_for()
-    page.screenshot(path=folder / f"{name}-3-rate.png", full_page=True)
+    page.screenshot(path=folder / f"{name}-4-rate.png", full_page=True)
 
 
 def main(folder: Path) -> None:

@@ -76,6 +76,7 @@ def test_stopped_and_resumed_is_bit_identical(tiny_folder: Any, tmp_path: Path, 
     _same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tiny_folder: Any, tmp_path: Path) -> None:
     config = _config(tiny_folder, tmp_path, save_every=1)
     list(TuningRun(config, tmp_path / "whole", "cpu").steps())

@@ -437,7 +437,7 @@ def test_memory_lore_and_model_are_kept(page: Page) -> None:
     page.locator("#lore").get_by_role("button", name="Save").click()
     expect(page.locator("#lore details")).to_have_count(2)
     side(page, "Model")
-    page.get_by_label("How the model writes", exact=True).last.select_option("bold")
+    page.locator("#manner select").select_option("bold")
     expect(page.get_by_label("Temperature")).to_have_value("1.1")
     page.reload()
     side(page, "Context")
@@ -445,7 +445,7 @@ def test_memory_lore_and_model_are_kept(page: Page) -> None:
     expect(page.locator("#context")).to_contain_text("It leaks.")
     side(page, "Model")
     expect(page.get_by_label("Temperature")).to_have_value("1.1")
-    page.get_by_label("How the model writes", exact=True).last.select_option("usual")
+    page.locator("#manner select").select_option("usual")
     expect(page.get_by_label("Temperature")).to_have_value("0.5")
 
 

@@ -86,7 +86,7 @@ def manner_form(manner: Manner) -> str:
         span(label, name, getattr(manner, name), low, high, step) for name, (label, low, high, step) in _SLIDERS.items()
     )
     return (
-        f'<form class="desk-form" aria-label="How the model writes"{given}>'
+        f'<form class="desk-form" aria-label="Sampling"{given}>'
         f"{choice('How the model writes', 'preset', presets, preset_of(manner))}{rows}</form>"
     )
 
