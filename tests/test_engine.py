@@ -206,6 +206,22 @@ def test_every_algorithm_learns(settings: dict[str, Any]) -> None:
     assert metrics[0]["kl"] == 0 and metrics[0]["kl_k3"] == 0
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_bfloat16_models_learn_in_float32(method: str) -> None:
+    policy = _policy()
+    policy.model.bfloat16()
+    shape = {"steps": 3, "prompts_per_step": 2, "samples_per_prompt": 8, "max_tokens": 16}
+    config = TuneConfig(**shape, method=method, learning_rate=1e-3)
+    learner = Learner(policy, config)
+    before = [parameter.detach().clone() for parameter in learner.trained]
+    reward = Composite([Term(LikesE(), 1.0, 0.0, 1.0)])
+    metrics = [step.metrics for step in tune(learner, [Prompt(premise="A door.")] * 2, reward, config)]
+    assert metrics[0]["kl"] == 0 and metrics[0]["mismatch"] < 0.3
+    assert metrics[-1]["kl"] != 0
+    assert all(parameter.dtype == torch.float32 for parameter in learner.trained)
+    assert any(not torch.equal(a, b) for a, b in zip(before, learner.trained, strict=True))
+
+
 def test_first_update_has_ratio_one() -> None:
     config = TuneConfig(epochs=2, prompts_per_step=1, samples_per_prompt=4, max_tokens=8, steps=1)
     learner = Learner(_policy(), config)
