@@ -86,7 +86,7 @@ def test_tuning_run(tmp_path: Path) -> None:
         (a != b).any().item() for a, b in zip(tuned.model.parameters(), Policy.load().model.parameters(), strict=True)
     )
     assert moved > 100
-    assert tuned.model.dtype == run.learner.sampler.model.dtype
+    assert tuned.model.dtype == run.learner.policy.model.dtype
     prompt = read_prompts("starter:heldout")[:1]
     assert torch.isfinite(torch.tensor(tuned.rollout(prompt, 1, 8, 0)[0].episode.behaviour_logprobs)).all()
 

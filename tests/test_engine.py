@@ -239,6 +239,7 @@ def test_fast_and_plain_loops_agree() -> None:
             assert one[name] == pytest.approx(two[name], abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_adaptive_beta_holds_the_kl_near_its_target() -> None:
     shape = {"beta": 0.5, "steps": 40, "learning_rate": 0.002}
     controlled, free = _run(target_kl=1.0, kl_horizon=30, **shape), _run(**shape)
