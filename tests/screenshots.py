@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from test_studio import FLAGS, Server, add, side, start, suggest
 
 _SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -43,6 +43,7 @@ def take(page: Page, url: str, name: str, folder: Path) -> None:
 def main(folder: Path) -> None:
     """All pictures."""
     folder.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=60_000)
     found = os.environ.get("STORYRL_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         server = Server(Path(scratch))
