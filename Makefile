@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo studio test test-fast checks bench bench-rewards screenshots clean
+.PHONY: setup demo studio test test-fast checks bench bench-tune bench-rewards screenshots clean
 
 # torch first and by its exact version: an open range would fetch a much larger build on some machines.
 .venv/ready: pyproject.toml
@@ -35,6 +35,10 @@ test: setup checks
 
 bench: setup
 	$(BIN)/python tests/bench/decode.py
+
+# About 25 minutes; on a machine that does nothing else.
+bench-tune: setup
+	$(BIN)/python -m tests.bench.tune
 
 # DATA is the folder with the public sets that rewards/weights/README.md names.
 bench-rewards: setup
