@@ -25,7 +25,7 @@ _CONTENDERS = ("ours", "ours, plain path", "TRL, best", "TRL, defaults")
 def main() -> None:
     """Run all contenders, print the table and the breakdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=2, help="steps that count, after one to warm up")
+    parser.add_argument("--steps", type=int, default=1, help="steps that count, after one to warm up")
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--curve", action="store_true", help="ours alone, over batch, length and group size")
     parser.add_argument("--only", help=argparse.SUPPRESS)
