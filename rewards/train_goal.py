@@ -1,4 +1,4 @@
-"""Trains the goal classifier: `python -m rewards.train_goal DATA_FOLDER` (under an hour on two cores).
+"""Trains the goal classifier: `python -m rewards.train_goal DATA_FOLDER` (a little over an hour on two cores).
 
 Three stages. General entailment: short premises, read whole, many of them minimal pairs. Stories: those of the default
 policy and twins in its manner, read sentence by sentence as in scoring. Harder: the same with goals that were written

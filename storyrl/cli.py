@@ -186,7 +186,7 @@ def tune(
     given = {"prompts": prompts, "steps": steps, "policy": policy, "seed": seed}
     if (out is None) == (resume is None):
         raise InputError("tune: give --out FOLDER for a new run, or --resume FOLDER to go on with one")
-    if resume and (config or set_ or any(value is not None for value in given.values())):
+    if resume and (config or set_ or engine is not Engine.OURS or any(value is not None for value in given.values())):
         raise InputError(f"--resume {resume}: goes on as the run was started; other settings need a new run (--out)")
     settings = load_config(config, set_ or [], **given)
     say("loading models ...")

@@ -24,7 +24,7 @@ from storyrl.policy import Policy
 from storyrl.story import Prompt
 from storyrl.tuning.run import check_new, write_heldout
 
-_ONLY_OURS = ("algorithm", "reward_per", "discount", "target_kl", "kl_budget", "judge", "truncated")
+_ONLY_OURS = ("algorithm", "reward_per", "discount", "minibatches", "target_kl", "kl_budget", "judge", "truncated")
 
 
 def make_trainer(

@@ -114,7 +114,7 @@ def _trl(name: str) -> Callable[..., list[dict[str, Any]]]:
         from storyrl.tuning.trl_backend import make_trainer
 
         settings: dict[str, Any] = {"use_cpu": True}
-        if name == "TRL, best":  # checkpointing and dropout are off already; micro-batch 16 was best of 8, 16, 32
+        if name == "TRL, best":  # checkpointing and dropout are off already
             settings |= {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
         else:
             settings |= {"gradient_checkpointing": True, "disable_dropout": False}
