@@ -194,3 +194,10 @@ def test_doctor() -> None:
     done = storyrl("doctor")
     assert done.returncode == 0, done.stderr
     assert "GFLOP/s" in done.stdout
+
+
+def test_resume_takes_a_run_as_it_was_started(tmp_path: Path) -> None:
+    refused("tune", says="give --out FOLDER for a new run, or --resume FOLDER")
+    refused("tune", "--resume", tmp_path, "--out", tmp_path / "new", says="give --out FOLDER for a new run")
+    for other in (("--steps", 3), ("--set", "beta=1"), ("--engine", "trl"), ("--policy", "smollm2")):
+        refused("tune", "--resume", tmp_path, *other, says="goes on as the run was started")

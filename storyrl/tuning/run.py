@@ -45,7 +45,7 @@ def check_new(out: Path) -> None:
 
 
 class TuningRun:
-    """One run: its models, its prompts, its folder. Make it, then go through `evaluation`, `steps`, `evaluation`, `report`."""
+    """One run: its models, its prompts, its folder. Go through `evaluation`, `steps`, `evaluation` again, `report`."""
 
     def __init__(self, config: TuneConfig, out: Path, device: str = "auto"):
         check_new(out)
