@@ -7,6 +7,7 @@ implied by what follows) it does not see: tried on whole stories this small netw
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -23,9 +24,11 @@ from rewards.files import read_tensors, write_tensors
 from rewards.reader import MAX_GOAL_TOKENS, MAX_STORY_TOKENS, Reader, from_bert, pack
 from storyrl import models
 from storyrl.errors import InputError
+from storyrl.packed import pack as pack_layers
 from storyrl.story import Story, prose
 
 _BATCH_TOKENS = 4096  # padding included
+_REMEMBERED = 50_000  # pairs of sentence and goal
 _SPEAKER = re.compile(r"""["”],? (said [^."”]{1,60}\.)$""")
 _ONLY_SPEAKER = re.compile(r"""["”\s]*said [^."”]{1,60}\.""")
 _FROZEN = ("words.weight", "places.weight")  # those of the sentence encoder, not stored again
@@ -41,6 +44,8 @@ class GoalReached(Scorer):
         self.tokens = Tokens()
         self.reader, self._calibration = load_reader(weights or shipped_weights())
         self.reader.to(self._device).eval()
+        pack_layers(self.reader)
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """The probability for each story."""
@@ -56,14 +61,22 @@ class GoalReached(Scorer):
 
     @torch.no_grad()
     def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The network's log-odds for pairs of sentence and goal, nats; each pair that comes twice is read once."""
-        known = dict.fromkeys(pairs, 0.0)
-        ids = {pair: (self.tokens.piece(pair[0]), self.tokens.goal(pair[1])) for pair in known}
-        order = sorted(known, key=lambda pair: len(ids[pair][0]) + len(ids[pair][1]))
+        """The network's log-odds for pairs of sentence and goal, nats; what was read lately is not read again."""
+        ids = {
+            pair: (self.tokens.piece(pair[0]), self.tokens.goal(pair[1]))
+            for pair in dict.fromkeys(pairs)
+            if pair not in self._known
+        }
+        order = sorted(ids, key=lambda pair: len(ids[pair][0]) + len(ids[pair][1]))
         for rows in _batches(order, [len(ids[pair][0]) + len(ids[pair][1]) + 4 for pair in order]):
             batch = pack([ids[p][0] for p in rows], [[ids[p][1]] for p in rows], self.tokens.cls, self.tokens.sep)
-            known.update(zip(rows, self.reader(batch.to(self._device)).tolist(), strict=True))
-        return [known[pair] for pair in pairs]
+            self._known.update(zip(rows, self.reader(batch.to(self._device)).tolist(), strict=True))
+        found = [self._known[pair] for pair in pairs]
+        for pair in pairs:
+            self._known.move_to_end(pair)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return found
 
     def progress(self, story: Story) -> list[float]:
         """The probability after each turn of the story, [turns]: the progress meter, at the price of one reading."""

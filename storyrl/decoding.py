@@ -4,16 +4,18 @@ One loop for everything: rollouts of tuning (temperature 1, nothing cut off, log
 the studio and of batch generation. Contexts are padded on the left, so that all rows write the same cache column; the
 cache is allocated once; rows that are done leave the batch. Tokens are drawn by inverse CDF from uniform numbers that
 the caller supplies, so a row's result depends on its own numbers only, not on who else is in the batch.
-What it leaves out: beam search, speculative decoding, and caches that live on between calls.
+What it leaves out: beam search and speculative decoding.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
+
+from storyrl.prefix_cache import Layers, PrefixCache
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Sampling:
     """Only the k likeliest tokens; 0: all."""
     top_p: float = 1.0
     """Only the likeliest tokens that together have this probability (Holtzman et al. 2019); 1: all."""
+    min_p: float = 0.0
+    """Only tokens with at least this share of the likeliest one's probability (Nguyen et al. 2024); 0: off."""
+    banned: tuple[str, ...] = ()
+    """Phrases that must not be written, whatever their case; `Policy.write` sees to it."""
     repetition_penalty: float = 1.0
     """Divides (or, if negative, multiplies) the logits of tokens already in the row (Keskar et al. 2019); 1: off."""
 
@@ -51,14 +57,14 @@ class Sampled:
 
 
 class _RowCache(DynamicLayer):
-    """Keys and values of one layer in a tensor allocated once; `room` columns are kept for tokens to come."""
+    """Keys and values of one layer in a tensor of so many columns, allocated once."""
 
     is_compileable = False
     is_initialized: bool
 
-    def __init__(self, room: int):
+    def __init__(self, columns: int):
         super().__init__()
-        self.room, self.length = room, 0
+        self.columns, self.length = columns, 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -67,7 +73,7 @@ class _RowCache(DynamicLayer):
         if not self.is_initialized:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             shape = list(key_states.shape)
-            shape[2] = new + self.room
+            shape[2] = self.columns
             self.keys, self.values = (
                 key_states.new_empty(shape),
                 value_states.new_empty([*shape[:3], value_states.shape[3]]),
@@ -95,6 +101,8 @@ def sample(
     stop_ids: Collection[int],
     never_first: Collection[int] = (),
     drop_finished: bool = True,
+    refuse: Callable[[list[int], int], bool] | None = None,
+    known: PrefixCache | None = None,
 ) -> list[list[Sampled]]:
     """Draw `samples` continuations of each context.
 
@@ -104,6 +112,8 @@ def sample(
         stop_ids: a token of these ends the row; it is kept as the row's last token.
         never_first: tokens that must not come first.
         drop_finished: let finished rows leave the batch (the result is the same, it is only faster).
+        refuse: told a row's tokens and its next one; if it answers True, another is drawn in its place.
+        known: contexts read earlier, whose beginnings need not be read again; these ones are added.
 
     Returns:
         B lists of `samples` rows.
@@ -111,7 +121,7 @@ def sample(
     device = model.device
     rows = len(contexts) * samples
     stops, uniforms = torch.tensor(sorted(stop_ids), device=device), uniforms.to(device)
-    is_token, cache, logits = _read(model, contexts, sampling.max_tokens)
+    is_token, cache, logits = _read(model, contexts, sampling.max_tokens, known)
     spread = torch.arange(len(contexts), device=device).repeat_interleave(samples)
     _take(cache, spread)
     is_token, logits = is_token[spread], logits[spread]
@@ -127,6 +137,8 @@ def sample(
         if step == 0 and never_first:
             adjusted = adjusted.index_fill(1, torch.tensor(sorted(never_first), device=device), -torch.inf)
         token = choose(adjusted, uniforms[live, step], sampling)
+        if refuse:
+            token = _redraw(refuse, token, adjusted, uniforms[live, step], sampling, ids[live, :step])
         logprob = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
         going = ~stopped[live]
         at = live[going]
@@ -156,8 +168,8 @@ def sample(
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Draw one token a row by inverse CDF, [B, V] float32 and [B] to [B].
 
-    Temperature first, then top-k, then top-p on the probabilities of what top-k left, as transformers does. Top-p alone
-    looks at the 1,000 likeliest tokens only: sorting the whole vocabulary costs more than the rest of the step.
+    Temperature first, then top-k, then top-p on the probabilities of what top-k left, then min-p, as transformers
+    does. Top-p alone looks at the 1,000 likeliest tokens only: sorting all would cost more than the rest of the step.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=1)
@@ -167,6 +179,8 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     probs = logits.softmax(dim=1)
     if sampling.top_p < 1:
         probs = probs.masked_fill(probs.cumsum(dim=1) - probs >= sampling.top_p, 0.0)
+    if sampling.min_p > 0:
+        probs = probs.masked_fill(probs < sampling.min_p * probs.amax(dim=1, keepdim=True), 0.0)
     sums = probs.cumsum(dim=1)
     place = torch.searchsorted(sums, uniforms[:, None] * sums[:, -1:], right=True).clamp_(max=sums.shape[1] - 1)
     return (place if tokens is None else tokens.gather(1, place)).squeeze(1)
@@ -188,17 +202,63 @@ class _Seen:
         return torch.where(self.has[live], lowered, logits)
 
 
-def _read(model: Any, contexts: Sequence[Sequence[int]], room: int) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-    """Prefill: the mask [B, T], the filled cache and the logits [B, V] after the last token of each context."""
-    width = max(map(len, contexts))
+def _redraw(
+    refuse: Callable[[list[int], int], bool],
+    token: torch.Tensor,
+    logits: torch.Tensor,
+    uniforms: torch.Tensor,
+    sampling: Sampling,
+    before: torch.Tensor,
+) -> torch.Tensor:
+    """The tokens [B], those that `refuse` will not have drawn again without them; `before` is [B, T]."""
+    logits = logits.clone()
+    open_rows = list(range(len(token)))
+    while refused := [row for row in open_rows if refuse(before[row].tolist(), int(token[row]))]:
+        logits[refused, token[refused]] = -torch.inf
+        token[refused] = choose(logits[refused], uniforms[refused], sampling)
+        open_rows = refused
+    return token
+
+
+def _read(
+    model: Any, contexts: Sequence[Sequence[int]], room: int, known: PrefixCache | None
+) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+    """Prefill: the mask [B, T], the filled cache and the logits [B, V] after the last token of each context.
+
+    The columns of a row: padding, what is known of its context, padding again, the rest of it.
+    """
+    found: list[tuple[int, Layers]] = [known.find(model, ids) if known else (0, []) for ids in contexts]
+    before = max(length for length, _ in found)
+    width = max(len(ids) - length for ids, (length, _) in zip(contexts, found, strict=True))
     ids = torch.zeros(len(contexts), width, dtype=torch.long, device=model.device)
-    is_token = torch.zeros(len(contexts), width, dtype=torch.bool, device=model.device)
-    for row, context in enumerate(contexts):
-        ids[row, width - len(context) :] = torch.tensor(list(context), device=model.device)
-        is_token[row, width - len(context) :] = True
+    is_token = torch.zeros(len(contexts), before + width, dtype=torch.bool, device=model.device)
+    for row, (context, (length, _)) in enumerate(zip(contexts, found, strict=True)):
+        rest = list(context)[length:]
+        ids[row, width - len(rest) :] = torch.tensor(rest, device=model.device)
+        is_token[row, before - length : before] = True
+        is_token[row, before + width - len(rest) :] = True
     layers = model.config.get_text_config().num_hidden_layers
-    cache = Cache(layers=[_RowCache(room) for _ in range(layers)])
-    return is_token, cache, _forward(model, ids, is_token, cache)
+    cache = Cache(layers=[_RowCache(before + width + room) for _ in range(layers)])
+    if before:
+        _recall(cache, [layers for _, layers in found], before)
+    logits = _forward(model, ids, is_token, cache)
+    if known:
+        for row, context in enumerate(contexts):
+            own = is_token[row].nonzero().squeeze(1)
+            known.keep(context, [(layer.keys[row][:, own], layer.values[row][:, own]) for layer in cache.layers])
+    return is_token, cache, logits
+
+
+def _recall(cache: Cache, known: Sequence[Layers], before: int) -> None:
+    """Begin the cache with what is known of each row, on the right of its first `before` columns."""
+    first = next(layers for layers in known if layers)
+    for number, layer in enumerate(cache.layers):
+        keys, values = (part.new_zeros(len(known), part.shape[0], before, part.shape[2]) for part in first[number])
+        for row, layers in enumerate(known):
+            if layers:
+                length = layers[number][0].shape[1]
+                keys[row, :, before - length :], values[row, :, before - length :] = layers[number]
+        layer.update(keys, values)
 
 
 def _forward(model: Any, ids: torch.Tensor, is_token: torch.Tensor, cache: Cache) -> torch.Tensor:

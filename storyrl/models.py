@@ -219,6 +219,8 @@ def load(spec: str, *, device: str = "auto", dtype: Any = None) -> tuple[Any, An
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from storyrl.packed import pack
+
     target = pick_device(device)
     dtype = dtype or fast_dtype(target)
     source = resolve(spec)
@@ -244,6 +246,7 @@ def load(spec: str, *, device: str = "auto", dtype: Any = None) -> tuple[Any, An
     for adapter in adapters:
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     model.to(device=target, dtype=dtype).eval().requires_grad_(False)
+    pack(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

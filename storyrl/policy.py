@@ -6,8 +6,10 @@ file only reads them back. What it leaves out: scoring and ranking (storyrl/agen
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from prompts.context import Context, context_ids, context_parts
 from prompts.template import end_at_sentence, format_turn, parse_turn, parse_turns
 from storyrl import models
 from storyrl.decoding import ROLLOUT, Sampled, Sampling, sample
+from storyrl.prefix_cache import PrefixCache
 from storyrl.story import Prompt, Story, Turn
 from storyrl.tuning.episodes import Episode
 
@@ -51,6 +54,7 @@ class Policy:
     def __init__(self, model: Any, tokenizer: Any, name: str):
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.context_limit = models.context_size(model)
+        self._known = PrefixCache()
         vocabulary = model.get_input_embeddings().num_embeddings
         pieces = tokenizer.batch_decode([[token] for token in range(min(vocabulary, len(tokenizer)))])
         self._line_ends = {token for token, piece in enumerate(pieces) if "\n" in piece}
@@ -92,14 +96,19 @@ class Policy:
         uniforms = uniform_rows(keys, sampling.max_tokens)
         stops = self._line_ends | self._story_ends
         never_first = self._line_ends if may_end and not opening else stops
-        call = (self.model, contexts, candidates, uniforms, sampling, stops, never_first)
+        draw = partial(
+            sample,
+            *(self.model, contexts, candidates, uniforms, sampling, stops, never_first),
+            refuse=self._refuser(sampling.banned, opening),
+            known=self._known,
+        )
         if watch is None:
-            drawn = sample(*call)
+            drawn = draw()
         else:
             with _Watched(
                 self.model, len(keys), stops, lambda rows: watch([self._text(opening, r) for r in rows])
             ) as w:
-                drawn = sample(*call, drop_finished=False)
+                drawn = draw(drop_finished=False)
             if w.stopped:
                 rows = [Sampled(ids, [math.nan], stopped=False) for ids in w.rows]
                 drawn = [rows[at : at + candidates] for at in range(0, len(rows), candidates)]
@@ -108,6 +117,14 @@ class Policy:
     def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
         """What the model reads before it writes the next turn, part by part, and what it had no room for."""
         return context_parts(story, self.tokenizer, self.context_limit - sampling.max_tokens)
+
+    def _refuser(self, banned: Sequence[str], opening: str) -> Callable[[list[int], int], bool] | None:
+        """Whether a row's next token would complete a banned phrase: its words from a word's beginning, in any case."""
+        phrases = [r"\s+".join(map(re.escape, phrase.split())) for phrase in banned if phrase.strip()]
+        if not phrases:
+            return None
+        pattern = re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})", re.IGNORECASE)
+        return lambda ids, token: bool(pattern.search(self._text(opening, [*ids, token]), len(opening)))
 
     def _text(self, opening: str, ids: list[int]) -> str:
         return (opening + str(self.tokenizer.decode(ids, skip_special_tokens=True))).split("\n")[0]

@@ -1,11 +1,13 @@
 """Sampling: against transformers, independent of batch and dropping, and from the right distribution."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 from storyrl.decoding import Sampling, choose, sample
+from storyrl.prefix_cache import PrefixCache
 from storyrl.tuning.episodes import Episode, collate
 from storyrl.tuning.logprobs import action_logprobs
 
@@ -51,6 +53,8 @@ def test_dropping_finished_rows_and_neighbours_change_nothing(tiny: Any) -> None
         (Sampling(top_k=2), [4 / 7, 3 / 7, 0, 0]),
         (Sampling(top_p=0.6), [4 / 7, 3 / 7, 0, 0]),
         (Sampling(top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0]),
+        (Sampling(min_p=0.6), [4 / 7, 3 / 7, 0, 0]),
+        (Sampling(temperature=0.5, min_p=0.2), [16 / 29, 9 / 29, 4 / 29, 0]),
         (Sampling(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
     ],
 )
@@ -65,3 +69,43 @@ def test_distribution_by_hand(sampling: Sampling, expected: list[float]) -> None
 def test_never_first(tiny: Any) -> None:
     rows = sample(tiny, [[1]], 200, torch.rand(200, 2), Sampling(max_tokens=2), set(), never_first=range(200))
     assert all(row.ids[0] >= 200 for row in rows[0])
+
+
+def test_a_refused_token_is_drawn_again(tiny: Any) -> None:
+    uniforms = torch.rand(1, 12)
+    free = sample(tiny, [[1, 2]], 1, uniforms, Sampling(max_tokens=12), set())[0][0].ids
+    unwanted = {free[3], free[7]}
+    refused = sample(
+        tiny, [[1, 2]], 1, uniforms, Sampling(max_tokens=12), set(), refuse=lambda _, token: token in unwanted
+    )
+    ids = refused[0][0].ids
+    assert ids[:3] == free[:3] and len(ids) == 12 and not unwanted & set(ids)
+
+
+def test_known_beginnings_change_nothing(tiny: Any) -> None:
+    """Stories grow at different paces, one is new, one was shortened: all as if read from the beginning."""
+    known, uniforms = PrefixCache(), torch.rand(8, 10)
+    settings = Sampling(max_tokens=10, temperature=0.9)
+    sample(tiny, [[1, 2, 3, 4, 5], [7, 8], [9, 9, 9, 4, 4]], 2, torch.rand(6, 10), settings, set(), known=known)
+    contexts = [[1, 2, 3, 4, 5, 6, 7, 8], [7, 8, 1], [3, 3, 3], [9, 9, 9]]
+    assert [known.find(tiny, context)[0] for context in contexts] == [5, 2, 0, 2]
+    fresh = sample(tiny, contexts, 2, uniforms, settings, set())
+    again = sample(tiny, contexts, 2, uniforms, settings, set(), known=known)
+    for one, other in zip(fresh, again, strict=True):
+        assert [row.ids for row in one] == [row.ids for row in other]
+        for a, b in zip(one, other, strict=True):
+            assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
+    assert [known.find(tiny, context)[0] for context in contexts] == [7, 2, 2, 2]
+
+
+def test_known_contexts_are_bounded_and_forgotten_with_the_weights(tiny: Any) -> None:
+    known, settings = PrefixCache(most_tokens=10), Sampling(max_tokens=1)
+    for context in ([1] * 6, [2] * 4, [3] * 5):
+        sample(tiny, [context], 1, torch.rand(1, 1), settings, set(), known=known)
+    assert [known.find(tiny, [n] * 9)[0] for n in (1, 2, 3)] == [0, 4, 5]
+    model = copy.deepcopy(tiny)
+    assert known.find(model, [3] * 9)[0] == 0
+    sample(model, [[3] * 5], 1, torch.rand(1, 1), settings, set(), known=known)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    assert known.find(model, [3] * 9)[0] == 0

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from storyrl.packed import PackedLinear
 from storyrl.tuning.episodes import Batch, SharedPrefix
 
 # Models whose logits are not simply head(hidden): run their own forward over all positions.
@@ -97,15 +98,17 @@ def can_share_prefix(model: Any) -> bool:
 
 
 def _head(model: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    chosen: torch.Tensor = _ChosenLogprob.apply(states, model.get_output_embeddings().weight, targets)
+    head = model.get_output_embeddings()
+    chosen: torch.Tensor = _ChosenLogprob.apply(states, head.weight, targets, head)
     return chosen
 
 
 def fits_fast_head(causal_lm: Any) -> bool:
     """Whether the model's logits are its last hidden states times one weight matrix, and nothing else."""
     head = causal_lm.get_output_embeddings()
+    is_plain = type(head) in (torch.nn.Linear, PackedLinear) and head.bias is None
     scaled = any(getattr(causal_lm.config, name, None) for name in _SCALES_LOGITS)
-    return type(head) is torch.nn.Linear and head.bias is None and not scaled and causal_lm.base_model is not causal_lm
+    return is_plain and not scaled and causal_lm.base_model is not causal_lm
 
 
 def plain_chosen_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -121,12 +124,12 @@ class _ChosenLogprob(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, head: Any) -> torch.Tensor:
         hidden = hidden.to(weight.dtype)
         chosen = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _chunks(len(targets)):
-            logits = (hidden[rows] @ weight.T).float()
+            logits = head(hidden[rows]).float()
             picked = logits.gather(1, targets[rows, None]).squeeze(1)
             probs, log_z = _softmax_(logits)
             chosen[rows] = picked - log_z
@@ -136,7 +139,7 @@ class _ChosenLogprob(torch.autograd.Function):
         return chosen
 
     @staticmethod
-    def backward(ctx: Any, grad_chosen: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, grad_chosen: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         hidden, weight, targets, grad_hidden = ctx.saved_tensors
         by_hidden = by_weight = None
         if ctx.needs_input_grad[0]:
@@ -149,7 +152,7 @@ class _ChosenLogprob(torch.autograd.Function):
                 by_logits.scatter_add_(1, targets[rows, None], grad_chosen[rows, None])
                 by_weight += by_logits.to(weight.dtype).T @ hidden[rows]
             by_weight = by_weight.to(weight.dtype)
-        return by_hidden, by_weight, None
+        return by_hidden, by_weight, None, None
 
 
 def _softmax_(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

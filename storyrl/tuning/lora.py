@@ -21,6 +21,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from storyrl.errors import InputError
+from storyrl.packed import Packed
 
 
 class LoraLinear(nn.Module):
@@ -37,14 +38,15 @@ class LoraLinear(nn.Module):
         self.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
         self.bias: torch.Tensor | None = base.bias
         self.scale = scale
+        self._packed = Packed()
         self._base = [base.weight]  # in a list: the reference's tensor, not a parameter of this module
-        out, into = self._rows(self.weight).shape
+        out, into = self.rows(self.weight).shape
         device = self.weight.device
         self.lora_a = nn.Parameter(torch.empty(rank, into, device=device))
         self.lora_b = nn.Parameter(torch.zeros(out, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
-    def _rows(self, weight: torch.Tensor) -> torch.Tensor:
+    def rows(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as [out, in]."""
         return weight.T if self.is_transposed else weight
 
@@ -57,11 +59,14 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
-        weight = self._rows(self.weight)
         if not torch.is_grad_enabled():
-            return nn.functional.linear(x, weight, self.bias)
-        result: torch.Tensor = _MergedLinear.apply(x, weight, self.bias, self.lora_a, self.lora_b, self.scale)
+            return self.linear(x)
+        result: torch.Tensor = _MergedLinear.apply(x, self, self.lora_a, self.lora_b)
         return result
+
+    def linear(self, x: torch.Tensor) -> torch.Tensor:
+        """x W'^T + bias without gradient."""
+        return self._packed.linear(x, self.rows(self.weight), self.bias)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -72,17 +77,11 @@ class _MergedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        scale: float,
+        ctx: Any, x: torch.Tensor, layer: LoraLinear, lora_a: torch.Tensor, lora_b: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, lora_a, lora_b)
-        ctx.scale = scale
-        return nn.functional.linear(x, weight, bias)
+        ctx.save_for_backward(x, layer.rows(layer.weight), lora_a, lora_b)
+        ctx.scale = layer.scale
+        return layer.linear(x)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
@@ -91,7 +90,7 @@ class _MergedLinear(torch.autograd.Function):
         rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         by_a = (grads @ lora_b.to(grads.dtype)).T @ rows
         by_b = grads.T @ (rows @ lora_a.to(rows.dtype).T)
-        return by_x, None, None, by_a.float() * ctx.scale, by_b.float() * ctx.scale, None
+        return by_x, None, by_a.float() * ctx.scale, by_b.float() * ctx.scale
 
 
 def with_lora(base: Any, rank: int, seed: int) -> Any:
