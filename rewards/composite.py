@@ -34,6 +34,7 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "format": -4.0,
     "assistant": -8.0,
     "copying": -16.0,
+    "echo": -12.0,
     "short": -4.0,
     "shaping": 0.0,
     "verbs": 0.0,

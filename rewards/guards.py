@@ -14,6 +14,8 @@ from rewards.base import Scorer, StoryText
 _SHORTEST = 25  # words; a story of fewer is more and more a fragment
 _FIRST_PART = 1 / 3
 _COPIED_RUN = 5  # words in a row
+_ECHO_FROM = 0.45  # share of content words; 120 stories of the default policy reach 0.42, written ones 0.29
+_ECHO_WORDS = 30  # of fewer content words no share is taken
 
 _STOP_WORDS = frozenset(
     """
@@ -97,6 +99,17 @@ class Copying(Scorer):
         return [_copied(story) for story in stories]
 
 
+class Echo(Scorer):
+    """How far the story only turns over its prompt's words, 0 to 1: the share of its content words that the premise or
+    the goal has too, counted from 0.45 up. Retold premises and keyword soup are caught, in whatever order."""
+
+    name = "echo"
+
+    def score(self, stories: Sequence[StoryText]) -> list[float]:
+        """Share for each story."""
+        return [_echoed(story) for story in stories]
+
+
 class TooShort(Scorer):
     """How far a finished story falls short of 25 words, 0 to 1."""
 
@@ -127,17 +140,23 @@ def _repetition(text: str) -> float:
     return max(1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0, _share(again))
 
 
-def _content(text: str) -> set[str]:
+def _content(text: str) -> list[str]:
     """Stems of the words that carry meaning; a stem is the first five letters."""
-    return {word[:5] for word in _words(text) if word not in _STOP_WORDS}
+    return [word[:5] for word in _words(text) if word not in _STOP_WORDS]
+
+
+def _echoed(story: StoryText) -> float:
+    told, given = _content(story.text), {*_content(story.premise), *_content(story.goal)}
+    share = sum(word in given for word in told) / max(len(told), _ECHO_WORDS)
+    return max(0.0, (share - _ECHO_FROM) / (1 - _ECHO_FROM))
 
 
 def _premature(story: StoryText) -> float:
-    goal, sentences = _content(story.goal), split_sentences(story.text)
+    goal, sentences = set(_content(story.goal)), split_sentences(story.text)
     first = sentences[: max(1, round(len(sentences) * _FIRST_PART))] if len(sentences) > 1 else []
     if not goal or not first:
         return 0.0
-    stated = max(len(goal & _content(sentence)) for sentence in first) / len(goal)
+    stated = max(len(goal.intersection(_content(sentence))) for sentence in first) / len(goal)
     return max(0.0, 2 * stated - 1)
 
 
@@ -178,5 +197,5 @@ def _pasted(words: list[str], goal: list[str]) -> bool:
 
 
 GUARDS: Mapping[str, type[Scorer]] = {
-    guard.name: guard for guard in (Repetition, Premature, Format, AssistantTalk, Copying, TooShort)
+    guard.name: guard for guard in (Repetition, Premature, Format, AssistantTalk, Copying, Echo, TooShort)
 }

@@ -8,7 +8,7 @@ import torch
 
 from rewards import composite
 from rewards.base import Scorer, StoryText
-from rewards.guards import GUARDS, AssistantTalk, Copying, Format, Premature, Repetition, TooShort
+from rewards.guards import GUARDS, AssistantTalk, Copying, Echo, Format, Premature, Repetition, TooShort
 from rewards.preference import Preference, fit
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
@@ -64,6 +64,16 @@ def test_assistant_talk_by_hand() -> None:
     assert score(AssistantTalk, '"Tell me a story," said Ann. He was certainly late. "Sure," she said.') == 0.0
 
 
+def test_echo_by_hand() -> None:
+    premise, goal = "An old sailor has lost his ship.", "The sailor finds a new ship."
+    given = ["old", "sailor", "lost", "ship", "finds", "new"]
+    other = [f"word{chr(97 + n)}" for n in range(3)] * 9  # one stem, 27 words
+    assert score(Echo, " ".join(given * 5), goal, premise) == 1.0
+    assert score(Echo, " ".join(given * 5 + ["rain"] * 10), goal, premise) == pytest.approx((30 / 40 - 0.45) / 0.55)
+    assert score(Echo, " ".join(given * 3 + other), goal, premise) == 0.0
+    assert score(Echo, "The old sailor found a new ship.", goal, premise) == 0.0, "too short to tell"
+
+
 def test_copying_by_hand() -> None:
     premise = "An old sailor has lost the map of the island."
     assert score(Copying, "An old sailor has lost everything. He wept.", premise=premise) == pytest.approx(5 / 8)
@@ -97,7 +107,7 @@ def test_guards_leave_written_stories_alone() -> None:
 def test_guards_catch_the_gaming_that_they_are_for() -> None:
     """Handwritten attacks (rewards/data/gaming.jsonl): each kind by the guards that are for it.
 
-    An echo of the premise in other words, or a lie, is no matter for a guard: it takes a scorer that reads.
+    A lie is no matter for a guard: it takes a scorer that reads.
     """
     attacks = [row for _, row in read_jsonl(Path(composite.__file__).parent / "data" / "gaming.jsonl")]
     assert len(attacks) == 40
@@ -108,7 +118,8 @@ def test_guards_catch_the_gaming_that_they_are_for() -> None:
 
     assert caught("looped", "repetition") == 5
     assert caught("assistant_talk", "assistant", "format", "copying") == 5
-    assert caught("prompt_echoed", "copying") >= 2
+    assert caught("prompt_echoed", "echo") == 5
+    assert caught("keyword_soup", "echo") == 5
     assert caught("goal_repeated", "repetition", "premature", "copying") == 5
 
 

@@ -1,13 +1,13 @@
 """Attacks on the reward, and what the learned scorers cost.
 
-Attacks: how many of the forty handwritten attacks beat the median honest story, under each scorer of the composite and
+Attacks: how many of forty handwritten attacks (gaming.jsonl, on which the guards were set, and gaming_fresh.jsonl,
+written by somebody who knew neither) beat the median honest story, under each scorer of the composite and
 under their sum. Better means higher, or lower where the composite's weight is negative.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ _GEMM = (2048, 384, 1536)  # rows, inner, columns
 REWARD = "reward"
 
 
-def attack_figures(quick: bool) -> dict[str, Any]:
+def attack_figures(name: str, quick: bool) -> dict[str, Any]:
     """Counts by scorer, and the attacks that beat the median under the composite.
 
     Args:
+        name: of the file with the attacks, in rewards/data.
         quick: only 40 honest stories of each kind.
     """
-    attacks = [row for _, row in read_jsonl(goal_data.own_file("gaming.jsonl"))]
+    attacks = [row for _, row in read_jsonl(goal_data.own_file(name))]
     count = _QUICK if quick else _WRITTEN
     stories = {
         "attacks": [StoryText(row["text"], row["goal"], row["premise"]) for row in attacks],
@@ -126,32 +127,30 @@ def speed_figures(quick: bool) -> dict[str, Any]:
         for story in written_stories()
         if len(story.text.split()) >= _WORDS
     ][:_STORIES]
-    scorers: list[Scorer] = [GoalReached(), Preference()]
-    for scorer in scorers:
-        scorer.score(stories[:4])
-
-    def run(*some: Scorer) -> None:
-        for scorer in some:
-            scorer.score(stories)
-
+    makers: dict[str, Callable[[], Scorer]] = {GoalReached.name: GoalReached, Preference.name: Preference}
     runs = 1 if quick else _RUNS
-    seconds = {scorer.name: _median_seconds(partial(run, scorer), runs) for scorer in scorers}
+    seconds = {name: scoring_seconds([make], stories, runs) for name, make in makers.items()}
     return {
         "stories": len(stories),
         "words": _WORDS,
         "runs": runs,
         "threads": torch.get_num_threads(),
-        "seconds": seconds | {"both": _median_seconds(partial(run, *scorers), runs)},
+        "seconds": seconds | {"both": scoring_seconds(list(makers.values()), stories, runs)},
         "gemm_gflops": gemm_gflops(),
-        "differences": {scorer.name: batch_differences(scorer, stories) for scorer in scorers},
+        "differences": {name: batch_differences(make, stories) for name, make in makers.items()},
     }
 
 
-def _median_seconds(run: Callable[[], object], runs: int) -> float:
+def scoring_seconds(makers: Sequence[Callable[[], Scorer]], stories: Sequence[StoryText], runs: int) -> float:
+    """Median over runs, each by scorers that are loaded and warm but have not seen the stories."""
     times = []
     for _ in range(runs):
+        scorers = [make() for make in makers]
+        for scorer in scorers:
+            scorer.score([StoryText("It rained.", "It rains.")])
         start = time.perf_counter()
-        run()
+        for scorer in scorers:
+            scorer.score(stories)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -160,16 +159,24 @@ def gemm_gflops() -> float:
     """Speed of float32 matrix products of the classifier's shape, 10^9 operations a second."""
     rows, inner, columns = _GEMM
     a, b = torch.rand(rows, inner), torch.rand(inner, columns)
-    _median_seconds(lambda: a @ b, 5)
-    return 2e-9 * rows * inner * columns / _median_seconds(lambda: a @ b, 20)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2e-9 * rows * inner * columns / statistics.median(times)
 
 
-def batch_differences(scorer: Scorer, stories: Sequence[StoryText]) -> dict[str, float]:
-    """Largest difference of a story's score in the batch from its score alone, and from that in another order."""
-    together = np.array(scorer.score(stories))
-    alone = np.array([scorer.score([story])[0] for story in stories])
+def batch_differences(make: Callable[[], Scorer], stories: Sequence[StoryText]) -> dict[str, float]:
+    """Largest difference of a story's score in the batch from its score alone, and from that in another order.
+
+    Each time by a scorer that has not seen the stories: it may remember what it has read.
+    """
+    together = np.array(make().score(stories))
+    one = make()
+    alone = np.array([one.score([story])[0] for story in stories])
     order = np.random.default_rng(0).permutation(len(stories))
-    shuffled = np.array(scorer.score([stories[at] for at in order]))
+    shuffled = np.array(make().score([stories[at] for at in order]))
     return {
         "alone": float(np.abs(together - alone).max()),
         "shuffled": float(np.abs(together[order] - shuffled).max()),

@@ -31,7 +31,8 @@ def main() -> None:
         "goal": lambda: goal_figures(data, quick),
         "preference": lambda: preference_figures(data, quick),
         "taste": lambda: taste_curves(quick),
-        "attacks": lambda: attack_figures(quick),
+        "attacks": lambda: attack_figures("gaming.jsonl", quick),
+        "fresh_attacks": lambda: attack_figures("gaming_fresh.jsonl", quick),
         "speed": lambda: speed_figures(quick),
     }
     figures: dict[str, Any] = {"quick": quick, "seconds": {}}

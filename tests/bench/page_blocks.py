@@ -53,7 +53,8 @@ def sections(figures: Mapping[str, Any]) -> list[Section]:
         goal_section(figures["goal"]),
         preference_section(figures["preference"]),
         taste_section(figures["taste"]),
-        attack_section(figures["attacks"]),
+        attack_section(figures["attacks"], "attacks", "Attacks: does cheating pay?"),
+        attack_section(figures["fresh_attacks"], "fresh", "Attacks by a writer who knew neither scorers nor guards"),
         speed_section(figures["speed"]),
     ]
 
@@ -234,8 +235,8 @@ def taste_section(figures: Mapping[str, Any]) -> Section:
     return Section("taste", "Taste: how fast does it learn a writer?", tables, plots, notes)
 
 
-def attack_section(figures: Mapping[str, Any]) -> Section:
-    """Section 4."""
+def attack_section(figures: Mapping[str, Any], name: str, title: str) -> Section:
+    """Section 4, of one set of attacks."""
     sides = {"model": "the model's", "written": "people's"}
 
     def count(row: Mapping[str, Any], side: str) -> Cell:
@@ -257,7 +258,7 @@ def attack_section(figures: Mapping[str, Any]) -> Section:
     tables = [
         Table(
             f"How many of {figures['attacks']} attacks beat the median honest story",
-            ["scorer", *sides.values(), "median: attacks", *(f"median: {title}" for title in sides.values())],
+            ["scorer", *sides.values(), "median: attacks", *(f"median: {side}" for side in sides.values())],
             scorers,
             f"Against {honest['model']} ranked stories of the default policy for the held-out prompts, and "
             f"{honest['written']} stories written for storyrl. A guard's fault is beaten by a smaller one; most honest "
@@ -265,7 +266,7 @@ def attack_section(figures: Mapping[str, Any]) -> Section:
         ),
         Table("Under the composite reward, by kind of attack", ["kind", "attacks", *sides.values()], kinds),
     ]
-    return Section("attacks", "Attacks: does cheating pay?", tables)
+    return Section(name, title, tables)
 
 
 def speed_section(figures: Mapping[str, Any]) -> Section:
