@@ -61,7 +61,7 @@ def pack(model: nn.Module) -> None:
 
 def _can_pack(x: torch.Tensor, weight: torch.Tensor) -> bool:
     is_plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    return is_plain and x.numel() > 0 and not weight.is_inference() and _HAS_ONEDNN
+    return is_plain and x.numel() > 0 and not weight.is_inference() and HAS_ONEDNN
 
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

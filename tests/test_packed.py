@@ -19,7 +19,7 @@ def layer() -> nn.Linear:
     return found
 
 
-@pytest.mark.skipif(not packed._HAS_ONEDNN, reason="this torch has no oneDNN")
+@pytest.mark.skipif(not packed.HAS_ONEDNN, reason="this torch has no oneDNN")
 def test_layers_become_packed(layer: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     pointwise = torch.ops.mkldnn._linear_pointwise

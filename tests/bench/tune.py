@@ -111,8 +111,10 @@ def _ours(config: Any, prompts: Any, reward: Any) -> list[dict[str, Any]]:
 
 def _trl(name: str) -> Callable[..., list[dict[str, Any]]]:
     def run(config: Any, prompts: Any, reward: Any) -> list[dict[str, Any]]:
+        from storyrl import packed
         from storyrl.tuning.trl_backend import make_trainer
 
+        packed.HAS_ONEDNN = False  # TRL with the layers that its users have
         settings: dict[str, Any] = {"use_cpu": True}
         if name == "TRL, best":  # checkpointing and dropout are off already
             settings |= {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
