@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo studio test test-fast checks bench bench-tune bench-rewards screenshots clean
+.PHONY: setup demo studio test test-fast checks bench bench-tune bench-rewards bench-studio screenshots clean
 
 # torch first and by its exact version: an open range would fetch a much larger build on some machines.
 .venv/ready: pyproject.toml
@@ -44,6 +44,10 @@ bench-tune: setup
 bench-rewards: setup
 	@test -d "$(DATA)" || { echo "make bench-rewards DATA=FOLDER: the folder with lamp/, nli/, ... (see rewards/weights/README.md)"; exit 2; }
 	$(BIN)/python -m tests.bench.judges $(DATA)
+
+# Chromium must be there (tests/install_browser.sh).
+bench-studio: setup
+	$(BIN)/python -m tests.bench.studio
 
 screenshots: setup
 	$(BIN)/python tests/screenshots.py
