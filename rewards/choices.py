@@ -2,13 +2,16 @@
 
 A comparison answered A or B is a choice of weight 1, a tie one of weight 0.5 that calls the two equal. Of two stories
 that are both bad, neither is better (0.25), and each loses (0.25) against the latest stories that the same rater chose
-for the same prompt. Marks of one rater on one aspect of a prompt's texts count by their difference, and a suggestion
-that was taken beats those beside it a little: the writer may have looked at the first one only. Whose ratings count is
-for the caller to say; suggestions do not know who saw them.
+for the same prompt. A pair that was asked again counts once. Marks of one rater on one aspect of a prompt's texts count
+by their difference, and all aspects of a pair of texts together as much as one. What a writer did with suggestions
+counts a little: one that was taken beats those beside it (the writer may have looked at the first one only), and even
+less those that were passed over by asking anew; what the writer made of it beats it. Whose ratings count is for the
+caller to say; suggestions do not know who saw them.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +20,8 @@ from rewards.preference import read_pairs
 from rewards.taste import Choice
 from storyrl.story import Prompt, Turn, prose
 
-_TIE, _BOTH_BAD, _PICKED = 0.5, 0.25, 0.3  # weights
+_TIE, _BOTH_BAD = 0.5, 0.25  # weights
+_WEAK = {"picked": 0.3, "asked anew": 0.15, "edited": 0.3}
 _PER_MARK, _MOST = 0.5, 1.5  # weight of two marks that differ by one, and at most
 _CHOSEN = 3  # stories against which a bad one loses
 
@@ -35,6 +39,8 @@ class _Compared(Protocol):
     def answer(self) -> str: ...
     @property
     def rater(self) -> str: ...
+    @property
+    def repeat_of(self) -> int | None: ...
 
 
 class _Rated(Protocol):
@@ -52,13 +58,15 @@ class _Rated(Protocol):
     def rater(self) -> str: ...
 
 
-class _Candidate(Protocol):
-    """As storyrl.store.ShownCandidate."""
+class _Weak(Protocol):
+    """As storyrl.store.WeakPreference; `how` is a key of _WEAK."""
 
     @property
-    def turn(self) -> Turn: ...
+    def how(self) -> str: ...
     @property
-    def picked(self) -> bool: ...
+    def better(self) -> Turn: ...
+    @property
+    def worse(self) -> Turn: ...
 
 
 class _Shown(Protocol):
@@ -69,7 +77,7 @@ class _Shown(Protocol):
     @property
     def before(self) -> Sequence[Turn]: ...
     @property
-    def candidates(self) -> Sequence[_Candidate]: ...
+    def weak(self) -> Sequence[_Weak]: ...
 
 
 def choices_from_store(
@@ -80,7 +88,8 @@ def choices_from_store(
     return [choice for choice in found if choice.first.text != choice.second.text]
 
 
-def _of_comparisons(comparisons: Sequence[_Compared]) -> Iterator[Choice]:
+def _of_comparisons(all_comparisons: Sequence[_Compared]) -> Iterator[Choice]:
+    comparisons = [c for c in all_comparisons if c.repeat_of is None]
     chosen: dict[tuple[Prompt, str], list[str]] = defaultdict(list)
     for c in comparisons:
         if c.answer in ("A", "B"):
@@ -101,25 +110,29 @@ def _of_comparisons(comparisons: Sequence[_Compared]) -> Iterator[Choice]:
 
 
 def _of_ratings(ratings: Sequence[_Rated]) -> Iterator[Choice]:
-    """Pairs of texts, the better first; of two marks for one text the later one counts."""
-    marks: dict[tuple[Prompt, str, str], dict[str, int]] = defaultdict(dict)
+    """Pairs of texts, the better first; of two marks for one text on one aspect the later one counts."""
+    marks: dict[tuple[Prompt, str], dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for r in ratings:
-        marks[r.prompt, r.rater, r.aspect][r.text] = r.value
-    for (prompt, _, _), of_text in marks.items():
-        for better, high in of_text.items():
-            for worse, low in of_text.items():
-                if high > low:
-                    weight = min(_MOST, _PER_MARK * (high - low))
-                    yield Choice(_story(prompt, better), _story(prompt, worse), 1.0, weight)
+        marks[r.prompt, r.rater][r.aspect][r.text] = r.value
+    for (prompt, _), of_aspect in marks.items():
+        shared = Counter(pair for of_text in of_aspect.values() for pair in combinations(sorted(of_text), 2))
+        for of_text in of_aspect.values():
+            for better, high in of_text.items():
+                for worse, low in of_text.items():
+                    if high > low:
+                        first, second = sorted((better, worse))
+                        weight = min(_MOST, _PER_MARK * (high - low)) / shared[first, second]
+                        yield Choice(_story(prompt, better), _story(prompt, worse), 1.0, weight)
 
 
 def _of_shown(shown: Sequence[_Shown]) -> Iterator[Choice]:
     for s in shown:
-        sides: dict[bool, list[StoryText]] = {True: [], False: []}
-        for candidate in s.candidates:
-            text = prose([*s.before, candidate.turn])
-            sides[candidate.picked].append(StoryText(text, s.prompt.goal, s.prompt.premise, finished=False))
-        yield from (Choice(picked, other, 1.0, _PICKED) for picked in sides[True] for other in sides[False])
+        for weak in s.weak:
+            better, worse = (
+                StoryText(prose([*s.before, turn]), s.prompt.goal, s.prompt.premise, finished=False)
+                for turn in (weak.better, weak.worse)
+            )
+            yield Choice(better, worse, 1.0, _WEAK[weak.how])
 
 
 def _story(prompt: Prompt, text: str) -> StoryText:

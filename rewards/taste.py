@@ -28,7 +28,7 @@ from rewards.style import NAMES
 from storyrl.errors import InputError
 from storyrl.files import read_text
 
-_MEASURES = (
+MEASURES = (
     "distinct words in 100",
     "most frequent word",
     "word length",
@@ -108,7 +108,7 @@ def _deviation(rows: Tensor) -> Tensor:
 
 def _style(stories: Sequence[StoryText]) -> Tensor:
     """The measures of style, [B, M]."""
-    return load_shipped(shipped_weights()).features.scaled(stories)[:, [NAMES.index(name) for name in _MEASURES]]
+    return load_shipped(shipped_weights()).features.scaled(stories)[:, [NAMES.index(name) for name in MEASURES]]
 
 
 def _vectors(texts: Sequence[str], encoder: SentenceEncoder) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def counted(general: Tensor) -> Tensor:
 
 def prior_deviation() -> Tensor:
     """Standard deviation of each delta before any choice, [G]."""
-    return torch.tensor([_PRIOR_STYLE] * len(_MEASURES) + [_PRIOR_MEANING] * (2 * _COMPONENTS))
+    return torch.tensor([_PRIOR_STYLE] * len(MEASURES) + [_PRIOR_MEANING] * (2 * _COMPONENTS))
 
 
 @dataclass(frozen=True)

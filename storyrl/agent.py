@@ -3,14 +3,16 @@
 Used by batch generation and by the studio alike.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompts.context import Context
 from rewards.base import StoryText
 from rewards.composite import Composite
 from storyrl.decoding import Sampling
 from storyrl.policy import WRITING, Candidate, Policy, Watch
+from storyrl.rewrite import FIT, Passage, rewrite
 from storyrl.story import Story, Turn, prose
 
 _UNFINISHED = -100.0  # added to the reward of a turn that breaks off in mid-sentence: it goes behind every whole one
@@ -55,6 +57,27 @@ class Agent:
         """
         drawn = self.policy.write([story], candidates, seed, sampling, may_end=False, opening=opening, watch=watch)
         return self._ranked([story], drawn)[0]
+
+    def rewrite(
+        self,
+        story: Story,
+        where: Passage,
+        versions: int,
+        seed: int,
+        sampling: Sampling = WRITING,
+        hint: str = "",
+        watch: Watch | None = None,
+    ) -> list[Suggestion]:
+        """Other versions of a passage, each as its whole turn, the best by reward and joint first; see storyrl/rewrite.
+
+        The scores are those of the story up to this turn, and FIT unless nothing follows.
+        """
+        found = rewrite(self.policy, story, where, versions, seed, sampling, hint, watch)
+        fits = {version.turn: {FIT: version.fit} for version in found if version.fit is not None}
+        so_far = story.model_copy(update={"turns": story.turns[: where.number]})
+        [ranked] = self._ranked([so_far], [[Candidate(v.turn, v.tokens, math.nan, v.whole) for v in found]])
+        fitted = [replace(each, scores={**each.scores, **fits.get(each.turn, {})}) for each in ranked]
+        return sorted(fitted, key=lambda s: -(s.reward + s.scores.get(FIT, 0.0) + (0.0 if s.whole else _UNFINISHED)))
 
     def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
         """What the model reads before it writes the next turn."""

@@ -172,6 +172,7 @@ def tune(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")] = None,
     policy: Annotated[str | None, typer.Option("--policy", help="Where to start from; also the reference.")] = None,
+    taste: Taste_ = None,
     engine: Annotated[Engine, typer.Option(help="Our loop, or TRL's trainer (several GPUs).")] = Engine.OURS,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     device: Device_ = "auto",
@@ -183,12 +184,14 @@ def tune(
     from storyrl.tuning.run import TuningRun
 
     set_up(quiet, threads)
-    given = {"prompts": prompts, "steps": steps, "policy": policy, "seed": seed}
+    given = {"prompts": prompts, "steps": steps, "policy": policy, "seed": seed, "taste": taste and str(taste)}
     if (out is None) == (resume is None):
         raise InputError("tune: give --out FOLDER for a new run, or --resume FOLDER to go on with one")
     if resume and (config or set_ or engine is not Engine.OURS or any(value is not None for value in given.values())):
         raise InputError(f"--resume {resume}: goes on as the run was started; other settings need a new run (--out)")
     settings = load_config(config, set_ or [], **given)
+    if settings.taste and engine is Engine.TRL:
+        raise InputError("--engine trl: has no 'taste'; leave it out or use our engine")
     say("loading models ...")
     if out and engine is Engine.TRL:
         _tune_with_trl(settings, out)
@@ -265,22 +268,16 @@ def fit_preference(
     quiet: Quiet_ = False,
 ) -> None:
     """Learn a writer's taste from their choices, on top of the shipped preference model."""
-    from rewards.choices import choices_from_pairs, choices_from_store
-    from rewards.taste import Taste
+    from rewards.choices import choices_from_pairs
     from storyrl.store import Store
+    from storyrl.taste import check, choices_of, learn
 
     set_up(quiet, None)
-    if pairs:
-        choices = choices_from_pairs(pairs)
-    else:
-        store = Store(db)
-        shown = store.shown(with_consent=not picks)
-        choices = choices_from_store(store.comparisons(), store.ratings(), shown)
-    if not choices:
-        raise InputError("the database holds no comparisons yet; rate some stories in `storyrl studio`")
+    choices = choices_from_pairs(pairs) if pairs else choices_of(Store(db), picks)
+    check(choices)
     with progress("reading the stories", 2 * len(choices)) as update:
-        taste = Taste.learn(choices, update)
-    print(f"{taste.save(out)}: learned from {len(choices)} choices")
+        written = learn(choices, out, update)
+    print(f"{written}: learned from {len(choices)} choices")
 
 
 # --- stories --------------------------------------------------------------------------------------------------------
@@ -360,6 +357,9 @@ def studio(
     policy: Policy_ = "storyteller",
     db: Db_ = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    auth_file: Annotated[
+        Path | None, typer.Option("--auth-file", help="Who may sign in, see studio-password; each has a library.")
+    ] = None,
     taste: Taste_ = None,
     reward: Reward_ = None,
     device: Device_ = "auto",
@@ -371,10 +371,24 @@ def studio(
 
     set_up(quiet, threads)
     from ui.app import launch
+    from ui.users import Door
 
-    store = Store(db)
+    store, door = Store(db), Door(auth_file) if auth_file else None
     say("loading models ...")
-    launch(_agent(policy, device, taste, reward), store, host, port, browser)
+    launch(_agent(policy, device, taste, reward), store, host, port, browser, door)
+
+
+@app.command("studio-password", epilog=_epilog("storyrl studio-password Ann --auth-file users.txt"))
+def studio_password(
+    name: Annotated[str, typer.Argument(help="Who signs in. 'local' has the library of the studio without accounts.")],
+    auth_file: Annotated[Path, typer.Option("--auth-file", help="Made, if it is not there.")],
+) -> None:
+    """Let somebody sign in to the studio, or change the password; asks for it twice."""
+    from ui.users import set_password
+
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    is_new = set_password(auth_file, name, password)
+    print(f"{auth_file}: {name} {'may sign in' if is_new else 'has another password'}")
 
 
 def _agent(policy: str, device: str, taste: Path | None, reward: list[str] | None) -> Any:

@@ -69,6 +69,8 @@ class TuneConfig:
     reward: Mapping[str, float] = field(default_factory=dict)
     """Weights of the reward's terms, e.g. goal = 1.0; terms that are not named keep their default, 0 switches one off,
     and "module:function" = 1.0 adds a reward function of your own with TRL's signature."""
+    taste: str = ""
+    """Folder of `storyrl fit preference`, whose taste the preference term then has; empty: as shipped."""
     truncated: Literal["keep", "drop"] = "keep"
     """Stories that met max_tokens: learn from them like from others, or give them no gradient."""
     eval_prompts: str = "starter:heldout"

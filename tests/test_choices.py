@@ -1,12 +1,14 @@
 """What ratings amount to as choices, by hand."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rewards.base import StoryText
 from rewards.choices import choices_from_pairs, choices_from_store
 from rewards.taste import Choice
-from storyrl.store import Answer, Comparison, Rating, ShownCandidate, ShownTurn, Store
+from storyrl.store import Answer, Comparison, Rating, ShownCandidate, ShownTurn, Store, Weak, WeakPreference
 from storyrl.story import Kind, Prompt, Story, Turn
 
 _PROMPT = Prompt(id="p", premise="A man walks to the sea.", goal="He eats.")
@@ -46,6 +48,17 @@ def test_both_bad_lose_against_what_this_rater_chose_for_this_prompt() -> None:
     ]
 
 
+def test_a_pair_that_was_asked_again_counts_once() -> None:
+    said = [_compared("a", "b", Answer.A), replace(_compared("b", "a", Answer.A), repeat_of=1)]
+    bad = _compared("x", "y", Answer.BOTH_BAD)
+    assert _rows(choices_from_store([*said, bad], [], [])) == [
+        ("a", "b", 1.0, 1.0),
+        ("x", "y", 0.5, 0.25),
+        ("a", "x", 1.0, 0.25),
+        ("a", "y", 1.0, 0.25),
+    ]
+
+
 def test_both_bad_lose_against_three_at_most_and_never_against_themselves() -> None:
     chosen = [_compared(text, "-", Answer.A) for text in ("a", "b", "c", "d", "x", "d")]
     found = _rows(choices_from_store([*chosen, _compared("x", "y", Answer.BOTH_BAD)], [], []))[6:]
@@ -63,8 +76,8 @@ def test_ratings() -> None:
         Rating(_OTHER, "e", 5),
     ]
     assert sorted(_rows(choices_from_store([], marks, []))) == [
-        ("a", "b", 1.0, 0.5),  # style
-        ("b", "a", 1.0, 0.5),
+        ("a", "b", 1.0, 0.25),  # style; a and b are marked for two aspects, so each counts half
+        ("b", "a", 1.0, 0.25),
         ("c", "a", 1.0, 0.5),
         ("d", "a", 1.0, 1.5),
         ("d", "b", 1.0, 1.0),
@@ -75,14 +88,12 @@ def test_ratings() -> None:
 
 
 def test_suggestions() -> None:
-    before, *turns = (Turn(kind=Kind.NARRATE, text=text) for text in ("It rained.", "He sat.", "He ran.", "He ate."))
-    candidates = tuple(ShownCandidate(turn, {}, 0.0, picked=turn.text == "He ran.") for turn in turns)
-    found = choices_from_store(
-        [], [], [ShownTurn(_PROMPT, (before,), candidates), ShownTurn(_PROMPT, (), candidates[:1])]
-    )
+    before, better, worse = (Turn(kind=Kind.NARRATE, text=text) for text in ("It rained.", "He ran.", "He sat."))
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    weak = tuple(WeakPreference(how, better, worse, (1, 2), "s", "Rain", day) for how in Weak)
+    found = choices_from_store([], [], [ShownTurn(_PROMPT, (before,), (), weak), ShownTurn(_PROMPT, (), ())])
     assert _rows(found) == [
-        ("It rained.\n\nHe ran.", "It rained.\n\nHe sat.", 1.0, 0.3),
-        ("It rained.\n\nHe ran.", "It rained.\n\nHe ate.", 1.0, 0.3),
+        ("It rained.\n\nHe ran.", "It rained.\n\nHe sat.", 1.0, weight) for weight in (0.3, 0.15, 0.3)
     ]
     assert found[0].first == StoryText("It rained.\n\nHe ran.", "He eats.", "A man walks to the sea.", finished=False)
 
@@ -95,7 +106,8 @@ def test_from_a_database(tmp_path: Path) -> None:
     store.add_rating(Rating(_PROMPT, "d", 2))
     store.save_story(Story(id="s", prompt=_PROMPT))
     turns = [Turn(kind=Kind.SAY, actor="Al", text=text) for text in ("Hi.", "Ho.")]
-    store.set_candidates("s", 0, [ShownCandidate(turn, {}, 0.0, picked=turn.text == "Ho.") for turn in turns])
+    shown = store.show("s", [ShownCandidate(turn, {}, 0.0) for turn in turns])
+    store.pick("s", shown.candidates[1].id, 1)
     assert _rows(choices_from_store(store.comparisons(), store.ratings(), store.shown())) == [
         ("a", "b", 0.5, 0.25),
         ("d", "c", 1.0, 0.5),

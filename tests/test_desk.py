@@ -19,12 +19,12 @@ from storyrl.exchange import EXPORTS, import_story
 from storyrl.policy import WRITING
 from storyrl.store import ShownCandidate, Stale, Store
 from storyrl.story import Kind, LoreEntry, Prompt, Story, Turn
-from ui import control, library
+from ui import cards, control, library
 from ui import session as steps
 from ui.desk import Desk
 from ui.goal import GoalMeter, curve, goal_panel, now
 from ui.manuscript import manuscript, side_by_side
-from ui.session import Place
+from ui.session import Offer, Place, Rewriting
 from ui.tree_map import tree_map
 
 from .conftest import word_tokenizer
@@ -191,6 +191,12 @@ def test_a_window_that_is_behind_changes_nothing(desk: Desk, place: Place, step:
         ("lore", {"keys": "x", "text": " "}),
         ("lore", {"keys": "x", "text": "x", "entry": "-1"}),
         ("unlore", {"entry": "5"}),
+        ("rewrite", {"block": "1"}),
+        ("rewrite", {"block": "1", "start": "x", "end": 5, "seen": "One."}),
+        ("version", {"round": "x"}),
+        ("versions", {"block": 10**12}),
+        ("replace", {"block": 1, "candidate": "x"}),
+        ("replace", {"block": 1, "candidate": 10**12}),
         ("__init__", {}),
         ("", {}),
     ],
@@ -246,6 +252,72 @@ def test_memory_note_and_lore(desk: Desk, place: Place) -> None:
     assert len(desk.look(desk.do(after, "undo", {})).tree.prompt.lore) == 2
 
 
+def rewritten(desk: Desk, place: Place, block: int, start: int, end: int, *words: str) -> Place:
+    """With versions of a passage in the store, as the panel keeps them."""
+    tree = desk.look(place).tree
+    node = tree.node(block)
+    text, kept = node.turn.text, {steps.KEPT_BEFORE: start, steps.KEPT_AFTER: len(node.turn.text) - end}
+    shown = [
+        ShownCandidate(node.turn.model_copy(update={"text": text[:start] + each + text[end:]}), {"fit": 0.5, **kept}, 0)
+        for each in words
+    ]
+    desk.store.show(tree.story_id, shown, node.parent)
+    return desk.do(place, "versions", {"block": block})
+
+
+def test_a_version_replaces_its_passage_and_the_others_stay_listed(desk: Desk, place: Place) -> None:
+    place = desk.do(place, "add", {"kind": "narrate", "text": "Rain fell on the town."})
+    block = ids(desk, place)[3]
+    place = rewritten(desk, place, block, 0, 9, "Snow lay", "Ash fell")
+    look = desk.look(place)
+    assert look.versions_of(block) == 2
+    assert look.rounds == ()  # they are no suggestions for the next turn
+    number = look.versions[block][0].candidates[1].id
+    after = desk.do(place, "replace", {"block": block, "candidate": number})
+    assert texts(desk, after)[3] == "Ash fell on the town."
+    assert desk.look(after).tree.path[3].turn.author == "edited"
+    assert after.rewriting is None
+    assert desk.look(desk.do(after, "versions", {"block": block})).versions_of(block) == 2
+    back = desk.do(after, "undo", {})
+    assert (texts(desk, back)[3], desk.look(back).tree.path[3].turn.author) == ("Rain fell on the town.", "writer")
+    moved = desk.do(back, "save", {"block": block, "kind": "narrate", "text": "Rain fell on the hill."})
+    assert desk.look(desk.do(moved, "versions", {"block": block})).versions_of(block) == 0
+    with pytest.raises(InputError, match="the block was changed"):
+        desk.do(moved, "replace", {"block": block, "candidate": number})
+
+
+def test_a_stale_window_replaces_nothing(desk: Desk, place: Place) -> None:
+    block = ids(desk, place)[1]
+    place = rewritten(desk, place, block, 0, 4, "Zwei.")
+    number = desk.look(place).versions[block][0].candidates[0].id
+    newer = desk.do(place, "add", {"kind": "narrate", "text": "From another window."})
+    with pytest.raises(Stale):
+        desk.do(place, "replace", {"block": block, "candidate": number})
+    assert texts(desk, newer)[1] == "Two."
+
+
+def test_versions_of_a_block_that_is_gone_are_put_away(desk: Desk, place: Place) -> None:
+    block = ids(desk, place)[2]
+    place = rewritten(desk, place, block, 0, 6, "Drei.")
+    gone = desk.do(place, "delete", {"block": block})
+    assert desk.look(gone).place.rewriting is None
+    assert desk.do(place, "keep", {}).rewriting is None
+
+
+def test_a_selection_of_what_was_changed_meanwhile_is_refused(desk: Desk, place: Place) -> None:
+    block = ids(desk, place)[0]
+    seen = {"block": block, "start": "0", "end": "4", "seen": "One."}
+    assert desk.do(place, "rewrite", {**seen, "hint": " darker "}).rewriting == Rewriting(
+        block=block, start=0, end=4, hint="darker"
+    )
+    changed = desk.do(place, "save", {"block": block, "kind": "narrate", "text": "Once."})
+    for bad in ({}, {"seen": None}, {"seen": "Once.", "start": "4"}, {"seen": "Once.", "hint": "x" * 201}):
+        with pytest.raises(InputError):
+            desk.do(changed, "rewrite", {**seen, **bad})
+    with pytest.raises(InputError, match="not in the story any more"):
+        desk.do(changed, "rewrite", {**seen, "block": 10**9})
+
+
 def test_weights_are_kept_where_the_writer_is(desk: Desk, place: Place) -> None:
     after = desk.do(place, "weights", {"goal": "2.5", "taste": "0", "guards": "1", "do": "weights"})
     assert (after.weights.goal, after.weights.taste) == (2.5, 0.0)
@@ -276,7 +348,12 @@ def test_no_text_of_a_story_becomes_html(desk: Desk) -> None:
     )
     tree = desk.store.save_story(story, _EVIL)
     infos = desk.store.list_stories()
+    where = Rewriting(block=tree.path[1].id, start=0, end=8, hint=_EVIL)
+    version = ShownCandidate(
+        Turn(kind=Kind.NARRATE, text=f"{_EVIL} x"), {steps.KEPT_BEFORE: 0, steps.KEPT_AFTER: 5}, 0.0
+    )
     pages = [
+        cards.versions([Offer(version, {}, 0.0)], tree.path[1].turn, where, 2, True),
         manuscript(tree, tree.path[0].id),
         tree_map(tree),
         side_by_side(tree.compare(tree.path[0].id, tree.path[1].id)),
@@ -363,12 +440,31 @@ def test_how_the_model_writes() -> None:
     own = control.changed_manner(bold, {**same, "preset": "bold", "temperature": "0.9", "do": "manner"})
     assert (own.temperature, own.top_p, control.preset_of(own)) == (0.9, bold.top_p, "own")
     assert control.changed_manner(own, {**own.model_dump(), "preset": "own"}) == own
-    for bad in ({"temperature": "hot"}, {"top_p": 0}, {"max_tokens": 10**6}, {"temperature": "nan"}):
+    for bad in ({"temperature": "hot"}, {"top_p": 0}, {"max_tokens": 10**6}, {"temperature": "nan"}, {"min_p": 2}):
         with pytest.raises(InputError):
             control.changed_manner(usual, bad)
     assert control.Manner.of({"temperature": -1}) == usual
     for preset in control.PRESETS.values():
         assert f'value="{control.preset_of(preset)}" selected' in control.manner_form(preset)
+
+
+def test_what_the_model_never_writes() -> None:
+    usual = control.Manner()
+    mine = control.changed_manner(
+        usual, {**usual.model_dump(), "banned": " a  shiver \n\nTapestry\na shiver\n", "min_p": "0.1"}
+    )
+    assert mine.banned == mine.sampling.banned == ("a shiver", "Tapestry")
+    assert (mine.min_p, mine.sampling.min_p, control.preset_of(mine)) == (0.1, 0.1, "own")
+    bold = control.changed_manner(mine, {"preset": "bold", "banned": "a shiver"})
+    assert (bold.banned, bold.temperature, control.preset_of(bold)) == (("a shiver",), 1.1, "bold")
+    assert control.changed_manner(bold, {"preset": "usual"}).banned == ("a shiver",)
+    assert control.Manner.of(mine.model_dump(mode="json")) == mine
+    assert "\na shiver\nTapestry</textarea>" in control.manner_form(mine)
+    with pytest.raises(InputError, match="Never write: at most 50 phrases, one a line; these are 51"):
+        control.changed_manner(usual, {"banned": "\n".join(f"word {n}" for n in range(51))})
+    with pytest.raises(InputError, match=r"Never write: at most 60 characters a phrase; 'x{20}\.\.\.' has 61"):
+        control.changed_manner(usual, {"banned": "x" * 61})
+    assert "<img" not in control.manner_form(control.changed_manner(usual, {"banned": _EVIL}))
 
 
 def test_the_context_shows_what_was_left_out() -> None:

@@ -1,22 +1,14 @@
 """The model at work for the desk: how its turns begin, what is seen of them as they come, and how it is stopped."""
 
 import math
-import threading
-import time
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
 
 import pytest
 
-from rewards.composite import Composite, Term
-from rewards.guards import Repetition
-from storyrl.agent import Agent, Suggestion
 from storyrl.decoding import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import Policy
 from storyrl.story import Kind, Prompt, Story, Turn
-from ui.pen import Order, Pen
 
 from .conftest import tiny_model, word_tokenizer
 
@@ -27,11 +19,6 @@ SHORT = Sampling(max_tokens=12)
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return Policy(tiny_model("llama"), word_tokenizer(), "tiny")
-
-
-@pytest.fixture(scope="module")
-def agent(policy: Policy) -> Agent:
-    return Agent(policy, Composite([Term(Repetition(), -1.0, 0.0, 1.0)]))
 
 
 @pytest.mark.parametrize(
@@ -84,54 +71,3 @@ def test_an_error_of_the_model_is_not_swallowed(policy: Policy) -> None:
     with pytest.raises(InputError, match="no more"):
         policy.write([STORY], 1, 1, SHORT, watch=watch)
     assert not policy.model._forward_pre_hooks
-
-
-def test_the_pen_gives_suggestions_at_last(agent: Agent) -> None:
-    *_, last = Pen(agent).write("me", Order(STORY, 3, SHORT, "[say Mira] So"))
-    suggestions = cast(list[Suggestion], last)
-    assert 1 <= len(suggestions) <= 3
-    assert {s.turn.actor for s in suggestions} == {"Mira"}
-
-
-class Slow:
-    """An agent that writes until it is told to stop."""
-
-    def __init__(self) -> None:
-        self.ended = threading.Event()
-
-    def suggest(self, *args: Any) -> Sequence[Suggestion]:
-        words = 0
-        while args[-1]([f"{words} words"]):
-            words += 1
-            time.sleep(0.01)
-        self.ended.set()
-        return []
-
-
-def test_the_pen_stops_for_one_writer_only() -> None:
-    slow = Slow()
-    pen = Pen(cast(Agent, slow))
-    going = pen.write("me", Order(STORY, 1, SHORT))
-    assert next(going) != next(going)
-    pen.stop("somebody else")
-    assert str(next(going)[0]).endswith("words")
-    pen.stop("me")
-    assert list(going)[-1] == []
-    assert slow.ended.is_set()
-
-
-def test_a_reader_who_leaves_stops_the_model() -> None:
-    slow = Slow()
-    going = Pen(cast(Agent, slow)).write("me", Order(STORY, 1, SHORT))
-    next(going)
-    cast(Any, going).close()
-    assert slow.ended.is_set()
-
-
-def test_the_pen_hands_errors_on() -> None:
-    class Broken:
-        def suggest(self, *args: Any) -> Sequence[Suggestion]:
-            raise InputError("out of words")
-
-    with pytest.raises(InputError, match="out of words"):
-        list(Pen(cast(Agent, Broken())).write("me", Order(STORY, 1, SHORT)))

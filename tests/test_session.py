@@ -1,6 +1,8 @@
 """The steps of a writing session and how they look, without a page."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -8,11 +10,11 @@ from rewards.base import Scorer, StoryText
 from rewards.composite import Composite, Term
 from rewards.guards import Repetition
 from storyrl.errors import InputError
-from storyrl.store import ShownCandidate
+from storyrl.store import Node, ShownCandidate, Tree
 from storyrl.story import Kind, Prompt, Story, Turn
 from ui import cards, html
 from ui import session as steps
-from ui.session import Offer, Place, Weights
+from ui.session import Offer, Place, Rewriting, Weights
 
 
 class Fixed(Scorer):
@@ -170,6 +172,97 @@ def test_a_browser_s_memory_may_be_garbage(garbage: object) -> None:
 def test_a_place_goes_through_the_browser() -> None:
     place = Place(story="s", version=3, chosen=4, weights=Weights(goal=2))
     assert Place.of(place.model_dump()) == place
+
+
+# --- passages ---------------------------------------------------------------------------------------------------------
+
+
+def tree_of(*turns: Turn) -> Tree:
+    nodes = tuple(
+        Node(n + 1, n or None, turn, (n + 2,) if n + 1 < len(turns) else (), datetime.now(UTC), True, 1)
+        for n, turn in enumerate(turns)
+    )
+    return Tree("s", "S", Prompt(premise="A boat."), 1, len(turns), nodes, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "selected", "found"),
+    [
+        ("Come in, Tom.", "Come in", "Come in"),
+        ("Come in, Tom.", 'Tom," said', "Tom."),
+        ("“Come in”", "in", "in"),
+        ("Come in!", '"Come in!" said Mira.', "Come in!"),
+    ],
+)
+def test_a_selection_of_speech_as_the_page_shows_it(text: str, selected: str, found: str) -> None:
+    """`"Come in, Tom," said Mira.` on the page is `Come in, Tom.` in the block."""
+    turn = Turn(kind=Kind.SAY, actor="Mira", text=text)
+    start = turn.prose().index(selected)
+    where = steps.select(tree_of(turn), 1, start, start + len(selected), turn.prose())
+    assert text[where.start : where.end] == found
+
+
+def test_who_speaks_is_no_passage() -> None:
+    turn = Turn(kind=Kind.SAY, actor="Mira", text="Come in.")
+    start = turn.prose().index("Mira")
+    with pytest.raises(InputError, match="Who speaks"):
+        steps.select(tree_of(turn), 1, start, start + 4, turn.prose())
+
+
+def test_a_selection_in_a_form_or_in_the_text() -> None:
+    tree = tree_of(*(Turn(kind=Kind.NARRATE, text=text) for text in ("Rain.", "Wind and rain.")))
+    assert steps.select(tree, 2, 5, 8, "Wind and rain.", " darker ") == Rewriting(
+        block=2, start=5, end=8, hint="darker"
+    )
+    with pytest.raises(InputError, match="no longer as you see it"):
+        steps.select(tree, 2, 0, 4, "Wind and snow.")
+    with pytest.raises(InputError, match="not in the story"):
+        steps.select(tree, 3, 0, 4, "Rain.")
+    with pytest.raises(InputError, match="hint"):
+        steps.select(tree, 2, 5, 8, "Wind and rain.", "x" * 201)
+
+
+def version(text: str, before: object, after: object, **scores: float) -> ShownCandidate:
+    kept: dict[str, Any] = {steps.KEPT_BEFORE: before, steps.KEPT_AFTER: after}
+    return ShownCandidate(Turn(kind=Kind.NARRATE, text=text), {**scores, **kept}, 0.0, id=7)
+
+
+def test_versions_belong_to_the_words_around_them() -> None:
+    old = Turn(kind=Kind.NARRATE, text="Rain fell here.", author="writer")
+    fits = version("Rain lay there, and here.", 5, 5)
+    assert steps.framed(fits, old) == ("Rain ", "lay there, and ", "here.")
+    assert steps.framed(fits, old.model_copy(update={"text": "Rain was not heard here."})) is not None
+    for text in ("Hail fell here.", "Rain fell there!", "Rain here."):
+        assert steps.framed(fits, old.model_copy(update={"text": text})) is None
+    assert steps.framed(fits, Turn(kind=Kind.DO, actor="Tom", text="Rain fell here.")) is None
+    for before, after in ((None, 5), (-1, 5), ("5", 5), (5, 10**9)):
+        assert steps.framed(version("Rain fell here.", before, after), old) is None
+    assert steps.framed(version("All new.", 0, 0), old) == ("", "All new.", "")
+
+
+def test_versions_are_sorted_by_story_and_joint_together() -> None:
+    scores = {"preference": 1.0, "repetition": 0.0, "mine:own": 0.0}
+    # goal: (0.75 - 0.25) / 0.5 = 1 and (0.5 - 0.25) / 0.5 = 0.5
+    near = version("Near. End.", 0, 5, goal=0.75, fit=-0.7, **scores)
+    smooth = version("Smooth. End.", 0, 5, goal=0.5, fit=0.1, **scores)
+    offers = steps.ranked_versions([near, smooth], REWARD, Weights())
+    assert [o.candidate.turn.text for o in offers] == ["Smooth. End.", "Near. End."]
+    turn = Turn(kind=Kind.NARRATE, text="Old. End.")
+    page = cards.versions(offers, turn, Rewriting(block=3, start=0, end=4), 2, has_goal=True)
+    assert "+0.50 for the story, +0.10 for the joint" in page and ">+0.60<" in page
+    assert ">×1.11<" in page and ">×0.50<" in page  # e to the 0.1 and to the -0.7
+    assert "Block 2, other words for “Old.”" in page
+    assert 'Smooth.<span class="kept"> End.</span>' in page
+    lively = steps.ranked_versions([near, smooth], REWARD, Weights(goal=3))
+    assert [o.candidate.turn.text for o in lively] == ["Near. End.", "Smooth. End."]
+
+
+def test_a_version_without_a_joint_and_one_that_is_in_the_story() -> None:
+    turn = Turn(kind=Kind.NARRATE, text="Old.")
+    shown = [Offer(version(text, 0, 0), {}, -1.0) for text in ("Old.", "New.")]
+    page = cards.versions(shown, turn, Rewriting(block=3, start=0, end=4), 1, has_goal=False)
+    assert page.count("Nothing follows") == 2
+    assert page.count("in the story now</span>") == page.count(" disabled>") == 1
 
 
 _EVIL = '<img src=x onerror="alert(1)">\'"</textarea>'

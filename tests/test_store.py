@@ -32,8 +32,7 @@ def test_round_trip_and_update(store: Store) -> None:
     assert reopened.load_story("s").turns == _TURNS[:1]
     assert [(i.id, i.title, i.turns) for i in reopened.list_stories()] == [("s", "Sea", 1)]
     assert store.load_story("../s") is None
-    store.set_candidates("s", 1, [ShownCandidate(_TURNS[1], {"goal": 0.5}, 1.0)])
-    store.set_candidates("s", 1, [ShownCandidate(_TURNS[1], {"goal": 0.5}, 1.0, picked=True)])
+    store.show("s", [ShownCandidate(_TURNS[1], {"goal": 0.5}, 1.0)])
     assert store.counts()["candidates"] == 1
     store.delete_story("s", store.tree("s").version)
     assert set(store.counts().values()) == {0}
@@ -41,16 +40,13 @@ def test_round_trip_and_update(store: Store) -> None:
 
 def test_shown_by_hand(store: Store) -> None:
     first, second, third = (ShownCandidate(Turn(kind=Kind.SAY, actor="Al", text=t), {"goal": 0.5}, 1.0) for t in "abc")
-    store.save_story(Story(id="s", prompt=_PROMPT, turns=_TURNS))
-    store.set_candidates("s", 1, [first, second])
-    with pytest.raises(InputError, match="the story has 2 turns"):
-        store.set_candidates("s", 3, [first])
-    store.set_candidates("s", 0, [third])
-    picked = ShownCandidate(third.turn, {}, 2.0, picked=True)
-    store.set_candidates("s", 1, [second, picked])  # a second round beside the first
+    tree = store.save_story(Story(id="s", prompt=_PROMPT, turns=_TURNS))
+    store.show("s", [first, second], after=tree.path[0].id)
+    store.show("s", [third], after=None)
+    store.show("s", [second, third], after=tree.path[0].id)  # a second round beside the first
     assert store.shown() == [
         ShownTurn(_PROMPT, (), (third,)),
-        ShownTurn(_PROMPT, _TURNS[:1], (first, second, picked)),
+        ShownTurn(_PROMPT, _TURNS[:1], (first, second, second, third)),
     ]
     store.delete_story("s", store.tree("s").version)
     assert store.shown() == []

@@ -410,7 +410,7 @@ def test_an_owner_never_sees_or_touches_what_is_anothers(store: Store) -> None:
         lambda: bob.delete_story("s", v),
         lambda: bob.undelete_story("s", v),
         lambda: bob.show("s", _shown("z")),
-        lambda: bob.set_candidates("s", 0, _shown("z")),
+        lambda: bob.forget_preferences([(shown.candidates[0].id,) * 2]),
         lambda: bob.open_candidates("s"),
         lambda: bob.delete_round(shown.id),
         lambda: bob.save_story(Story(id="s", prompt=_PROMPT)),

@@ -1,14 +1,18 @@
-"""The suggestions for the next turn as HTML: cards with their bars, the weights of the reward, the earlier rounds."""
+"""Suggestions for the next turn and versions of a passage as HTML: cards with bars, weights, and older rounds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from rewards.guards import GUARDS
+from storyrl.rewrite import FIT
 from storyrl.store import Round
-from ui.html import attributes, button, meter, span, who_does
-from ui.session import Offer, Weights
+from storyrl.story import Turn
+from ui.html import attributes, button, line, meter, span, who_does
+from ui.session import Offer, Rewriting, Weights, framed
 
 _TERMS = {"preference": "taste"}  # the scorers' names in the reader's words
+_AROUND = 60  # characters of its block that a version shows on each side
 _SPAN = 3.0  # the bar of the total reaches from -3 to +3 standard deviations
 _WEIGHTS = {"goal": "Goal", "taste": "Taste", "guards": "Clean"}
 
@@ -45,6 +49,83 @@ def drafts(texts: Sequence[str]) -> str:
     return f'<div class="cards" aria-busy="true">{rows}</div>'
 
 
+def versions(offers: Sequence[Offer], turn: Turn, where: Rewriting, number: int, has_goal: bool) -> str:
+    """The versions of a passage in block `number`, in their order, and how to ask for more."""
+    rows = "".join(_version(n, offer, turn, where.block, has_goal) for n, offer in enumerate(offers))
+    return f'{passage_head(turn, where, number)}{_more(turn, where)}<div class="cards">{rows}</div>'
+
+
+def passage_head(turn: Turn, where: Rewriting, number: int, writing: bool = False) -> str:
+    """Which words are being written anew, and the way out of that."""
+    words = turn.text[where.start : where.end]
+    short = words if len(words) <= 2 * _AROUND else f"{words[:_AROUND].rstrip()} … {words[-_AROUND:].lstrip()}"
+    out = (
+        button("Stop", "halt", data_on="input", id="stop-rewriting")
+        if writing
+        else button("Keep it as it is", "keep", id="keep-passage")
+    )
+    return f'<div class="row passage-head"><p>Block {number}, other words for “{escape(short)}”</p>{out}</div>'
+
+
+def _more(turn: Turn, where: Rewriting) -> str:
+    place = {"data_block": where.block, "data_start": where.start, "data_end": where.end, "data_seen": turn.text}
+    again = button("Write more versions", "rewrite", "first", data_on="submit", **place)
+    return (
+        '<form class="desk-form row" aria-label="More versions">'
+        + line("Hint (optional)", "hint", where.hint, maxlength=200, placeholder="darker")
+        + f"{again}</form>"
+    )
+
+
+def _version(number: int, offer: Offer, turn: Turn, block: int, has_goal: bool) -> str:
+    scores, here = offer.candidate.scores, offer.candidate.id
+    before, words, after = framed(offer.candidate, turn) or ("", offer.candidate.turn.text, "")
+    taken = offer.candidate.turn.text == turn.text
+    names = [name for name in offer.bars if has_goal or name != "goal"]
+    bars = "".join(_bar(name, offer.bars[name], scores, None) for name in names)
+    pick = button(
+        "Pick", "replace", "primary", id=f"version-{number}", data_candidate=here, data_block=block, disabled=taken
+    )
+    label = f"Version {number + 1}{', in the story now' if taken else ''}"
+    return (
+        f'<section class="card suggestion version" aria-label="{label}"><p class="words">'
+        f'<span class="kept">{escape(_last(before))}</span>{escape(words)}<span class="kept">{escape(_first(after))}'
+        f'</span></p><div class="bars">{bars}{_joint(scores.get(FIT))}{_together(offer.total, scores.get(FIT))}</div>'
+        f'<div class="row buttons">{pick}{"<span>in the story now</span>" if taken else ""}</div></section>'
+    )
+
+
+def _last(text: str) -> str:
+    return text if len(text) <= _AROUND else "… " + text[-_AROUND:].partition(" ")[2]
+
+
+def _first(text: str) -> str:
+    return text if len(text) <= _AROUND else text[:_AROUND].rpartition(" ")[0] + " …"
+
+
+def _joint(fit: float | None) -> str:
+    if fit is None:
+        return ""
+    times = f"×{math.exp(fit):.2f}"
+    label = (
+        f"joint: a piece of the words that follow is on average {times[1:]} times as likely as after the old passage; "
+        "the logarithm of that counts"
+    )
+    return meter("joint", label, round(50 + 25 * min(max(fit, -2.0), 2.0)), times, "term")
+
+
+def _together(total: float, fit: float | None) -> str:
+    if fit is None:
+        return _total(total) + '<p class="sum">Nothing follows, so there is no joint to judge.</p>'
+    total, fit = round(total, 2), round(fit, 2)
+    whole = f"{total + fit:+.2f}"
+    label = f"together: {whole}; the versions are sorted by it"
+    return (
+        meter("together", label, _share_of_span(total + fit), whole, "total")
+        + f'<p class="sum">{total:+.2f} for the story, {fit:+.2f} for the joint</p>'
+    )
+
+
 def _bar(name: str, share: float, scores: Mapping[str, float], before: float | None) -> str:
     percent = round(100 * share)
     word, number = _TERMS.get(name, name), f"{percent} %"
@@ -62,9 +143,12 @@ def _bar(name: str, share: float, scores: Mapping[str, float], before: float | N
 
 
 def _total(reward: float) -> str:
-    percent = round(100 * (min(max(reward, -_SPAN), _SPAN) + _SPAN) / (2 * _SPAN))
     label = f"total: {reward:+.2f} standard deviations from the model's usual stories; the suggestions are sorted by it"
-    return meter("total", label, percent, f"{reward:+.2f}", "total")
+    return meter("total", label, _share_of_span(reward), f"{reward:+.2f}", "total")
+
+
+def _share_of_span(reward: float) -> int:
+    return round(100 * (min(max(reward, -_SPAN), _SPAN) + _SPAN) / (2 * _SPAN))
 
 
 def weighing(weights: Weights) -> str:
@@ -77,11 +161,11 @@ def weighing(weights: Weights) -> str:
     return f'<form class="desk-form weights" aria-label="Weights"{given}><p>What counts in the total</p>{rows}</form>'
 
 
-def earlier(rounds: Sequence[Round], shown: Round) -> str:
+def earlier(rounds: Sequence[Round], shown: Round, do: str = "round") -> str:
     """Buttons to the other rounds of this place; empty when there is only one."""
     if len(rounds) < 2:
         return ""
     at = rounds.index(shown)
-    older = button("‹ Older", "round", data_round=rounds[at + 1].id) if at + 1 < len(rounds) else ""
-    newer = button("Newer ›", "round", data_round=rounds[at - 1].id) if at else ""
+    older = button("‹ Older", do, data_round=rounds[at + 1].id) if at + 1 < len(rounds) else ""
+    newer = button("Newer ›", do, data_round=rounds[at - 1].id) if at else ""
     return f'<p class="row rounds">{older}<span>Round {len(rounds) - at} of {len(rounds)} here</span>{newer}</p>'

@@ -5,7 +5,7 @@ from dataclasses import replace
 from html import escape
 from itertools import groupby
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from prompts.context import Context, Part
 from storyrl.decoding import Sampling
@@ -16,6 +16,8 @@ from ui.html import area, attributes, button, check, choice, line, span
 
 SETTING = "sampling"
 """Under which setting of the owner the store keeps how the model writes."""
+MOST_PHRASES, LONGEST_PHRASE = 50, 60
+"""How many phrases can be banned, and how many characters one has at most."""
 
 
 class Manner(BaseModel):
@@ -26,8 +28,20 @@ class Manner(BaseModel):
     temperature: float = Field(WRITING.temperature, ge=0, le=2)
     top_p: float = Field(WRITING.top_p, gt=0, le=1)
     top_k: int = Field(WRITING.top_k, ge=0, le=1000)
+    min_p: float = Field(WRITING.min_p, ge=0, le=1)
     repetition_penalty: float = Field(WRITING.repetition_penalty, ge=1, le=2)
     max_tokens: int = Field(WRITING.max_tokens, ge=10, le=200)
+    banned: tuple[str, ...] = WRITING.banned
+
+    @field_validator("banned", mode="after")
+    @classmethod
+    def _few_and_short(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases if phrase.strip()))
+        if len(found) > MOST_PHRASES:
+            raise ValueError(f"at most {MOST_PHRASES} phrases, one a line; these are {len(found)}")
+        if long := next((phrase for phrase in found if len(phrase) > LONGEST_PHRASE), None):
+            raise ValueError(f"at most {LONGEST_PHRASE} characters a phrase; '{long[:20]}...' has {len(long)}")
+        return found
 
     @classmethod
     def of(cls, value: object) -> "Manner":
@@ -47,35 +61,60 @@ PRESETS: Mapping[str, Manner] = {
     "usual": Manner(),
     "careful": Manner(temperature=0.3, top_p=0.8),
     "lively": Manner(temperature=0.8, top_p=0.95, top_k=100, repetition_penalty=1.05),
-    "bold": Manner(temperature=1.1, top_p=0.98, top_k=0, repetition_penalty=1.1),
+    "bold": Manner(temperature=1.1, top_p=1.0, top_k=0, min_p=0.05, repetition_penalty=1.1),
 }
 _SLIDERS = {
     "temperature": ("Temperature", 0.0, 2.0, 0.05),
     "top_p": ("Top-p", 0.05, 1.0, 0.05),
     "top_k": ("Top-k (0: all)", 0, 200, 10),
+    "min_p": ("Min-p (0: off)", 0.0, 0.5, 0.01),
     "repetition_penalty": ("Repetition penalty", 1.0, 2.0, 0.05),
     "max_tokens": ("Longest turn, tokens", 10, 200, 10),
 }
 
+_MEANING = {
+    "Temperature": "Higher: more surprising words. 0: always the likeliest one.",
+    "Top-p": "Only the likeliest words that together have this probability. Lower: safer.",
+    "Top-k": "Only so many of the likeliest words.",
+    "Min-p": "Only words at least this likely, measured by the likeliest one. At 0.05 to 0.1 a high temperature "
+    "stays sensible.",
+    "Repetition penalty": "Above 1: words that were used before come less often. Much above 1.2 hurts names.",
+    "Longest turn": "In tokens; a word takes one or two. A turn that breaks off is cut after its last sentence.",
+    "Never write": f"These words never come from the model, in capitals or not; at most {MOST_PHRASES} phrases of "
+    f"{LONGEST_PHRASE} characters.",
+}
+_HELP = (
+    '<details class="keys"><summary>What these do</summary><dl>'
+    + "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in _MEANING.items())
+    + "</dl></details>"
+)
+
 
 def changed_manner(old: Manner, fields: Mapping[str, object]) -> Manner:
-    """The manner after a change in its form; another preset sets all the sliders.
+    """The manner after a change in its form; another preset sets all the sliders and leaves the banned phrases.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, too many banned phrases, or one that is too long.
     """
+    values = {name: fields[name] for name in Manner.model_fields if name in fields}
+    if isinstance(lines := values.get("banned"), str):
+        values["banned"] = lines.splitlines()
     preset = str(fields.get("preset", ""))
     if preset in PRESETS and preset != preset_of(old):
-        return PRESETS[preset]
+        values = {**PRESETS[preset].model_dump(), "banned": values.get("banned", old.banned)}
     try:
-        return Manner.model_validate({name: fields[name] for name in Manner.model_fields if name in fields})
+        return Manner.model_validate(values)
     except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        if problem["loc"] == ("banned",) and "error" in problem.get("ctx", {}):
+            raise InputError(f"Never write: {problem['ctx']['error']}") from error
         raise InputError(first_problem(error)) from error
 
 
 def preset_of(manner: Manner) -> str:
-    """The name of the preset that a manner is, or "own"."""
-    return next((name for name, preset in PRESETS.items() if preset == manner), "own")
+    """The name of the preset that a manner is, whatever it bans, or "own"."""
+    plain = manner.model_copy(update={"banned": ()})
+    return next((name for name, preset in PRESETS.items() if preset == plain), "own")
 
 
 def manner_form(manner: Manner) -> str:
@@ -87,7 +126,9 @@ def manner_form(manner: Manner) -> str:
     )
     return (
         f'<form class="desk-form" aria-label="Sampling"{given}>'
-        f"{choice('How the model writes', 'preset', presets, preset_of(manner))}{rows}</form>"
+        f"{choice('How the model writes', 'preset', presets, preset_of(manner))}{rows}"
+        + area("Never write (one phrase a line)", "banned", "\n".join(manner.banned), maxlength=4000)
+        + f'<p class="hint">Saved when you leave a field, for all of your stories.</p></form>{_HELP}'
     )
 
 

@@ -13,7 +13,7 @@ from storyrl.errors import InputError, first_problem
 from storyrl.store import Round, Store, Tree
 from storyrl.story import LoreEntry, Story
 from ui import session as steps
-from ui.session import Place, Weights
+from ui.session import Place, Rewriting, Weights
 
 Fields = Mapping[str, Any]
 """What a form or a button of the page sent along; anything can be in it."""
@@ -26,6 +26,12 @@ class Look:
     place: Place
     tree: Tree
     rounds: tuple[Round, ...]
+    versions: Mapping[int, tuple[Round, ...]]
+    """Of the block that is open and of the one that is being rewritten: versions of its passages, the latest first."""
+
+    def versions_of(self, block: int | None) -> int:
+        """How many versions a block has that were listed."""
+        return sum(len(each.candidates) for each in self.versions.get(block or 0, ()))
 
     @property
     def round(self) -> Round | None:
@@ -53,6 +59,11 @@ class Desk:
             "discard": lambda place, _: place.at(draft=None),
             "round": lambda place, f: place.at(round=_number(f, "round")),
             "weights": _weigh,
+            "rewrite": self._rewrite,
+            "version": lambda place, f: _turn_page(place, _number(f, "round")),
+            "versions": self._versions,
+            "keep": lambda place, _: place.at(rewriting=None),
+            "replace": self._replace,
             "add": self._add,
             "prompt": self._set_prompt,
             "lore": self._set_lore,
@@ -99,14 +110,20 @@ class Desk:
         """
         tree = self.store.tree(_open(place))
         rounds = tuple(self.store.open_candidates(tree.story_id))
-        there = {node.id for node in tree.nodes}
+        there, path = {node.id for node in tree.nodes}, {node.id for node in tree.path}
         place = place.at(
             version=tree.version,
+            rewriting=place.rewriting if place.rewriting and place.rewriting.block in path else None,
             chosen=place.chosen if place.chosen in there else None,
             compare=place.compare if place.compare in there else None,
             round=place.round if place.round in {each.id for each in rounds} else None,
         )
-        return Look(place, tree, rounds)
+        blocks = {place.chosen, place.rewriting.block if place.rewriting else None} & path
+        return Look(place, tree, rounds, {block: self._kept(tree, block) for block in blocks if block is not None})
+
+    def _kept(self, tree: Tree, block: int) -> tuple[Round, ...]:
+        node = tree.node(block)
+        return steps.versions_of(self.store.open_candidates(tree.story_id, node.parent), node.turn)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -154,6 +171,27 @@ class Desk:
             tree = self.store.append(story, [turn], place.version)
         return self._done(place, tree, draft=None, round=None)
 
+    def _rewrite(self, place: Place, f: Fields) -> Place:
+        """Put a passage on the table; what the model makes of it comes there (ui/rewriting.py)."""
+        tree = self.store.tree(_open(place))
+        where = _number(f, "block"), _number(f, "start"), _number(f, "end")
+        return place.at(rewriting=steps.select(tree, *where, str(f.get("seen")), str(f.get("hint") or "")))
+
+    def _versions(self, place: Place, f: Fields) -> Place:
+        """Show the versions that a block has."""
+        node = self.store.tree(_open(place)).node(_number(f, "block"))
+        return place.at(rewriting=Rewriting(block=node.id, start=0, end=len(node.turn.text)))
+
+    def _replace(self, place: Place, f: Fields) -> Place:
+        """Put a version into the story."""
+        story, block, number = _open(place), _number(f, "block"), _number(f, "candidate")
+        tree = self.store.tree(story)
+        turn = tree.node(block).turn
+        for version in (c for each in self._kept(tree, block) for c in each.candidates if c.id == number):
+            new = version.turn.model_copy(update={"author": "edited"})
+            return self._done(place, self.store.edit(story, block, new, place.version), rewriting=None)
+        raise InputError(f"This is no version of '{turn.text[:40]}' any more: the block was changed. Ask for new ones.")
+
     def _set_prompt(self, place: Place, f: Fields) -> Place:
         known = ("premise", "goal", "characters", "memory", "style", "note", "note_depth")
         fields = {name: f[name] for name in known if name in f}
@@ -200,6 +238,11 @@ def _number(fields: Fields, name: str) -> int:
         return int(str(fields[name])[:18])
     except (KeyError, ValueError) as error:
         raise InputError(f"{name}: expected a number; reload the page") from error
+
+
+def _turn_page(place: Place, number: int) -> Place:
+    """Show another round of versions."""
+    return place.at(rewriting=place.rewriting and place.rewriting.model_copy(update={"round": number}))
 
 
 def _turn_fields(f: Fields) -> tuple[str, str, str]:

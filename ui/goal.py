@@ -10,13 +10,15 @@ from ui.html import area, attributes
 from ui.session import REACHED, aim, beats
 
 _WIDTH, _HEIGHT = 320, 90
-_KEPT = 20_000  # readings; a story of a hundred turns with five beats has 500
+_KEPT = 100_000  # readings; a story of a hundred turns with five beats has 500
 Curves = Mapping[str, Sequence[float]]
 """Of each beat the probability after each turn."""
 
 
 class GoalMeter:
     """Reads turns with the goal classifier and remembers what it read.
+
+    It is for all writers; `read` is for a job of the Pen, the rest can be asked at any time.
 
     The classifier takes the clearest sentence of a story, and a turn is a paragraph: so the probability after a turn is
     the highest of the turns so far, each read by itself. That is what `GoalReached.progress` gives, but a new turn or
@@ -33,16 +35,22 @@ class GoalMeter:
         """Whether the reward has a goal term."""
         return self._scorer is not None
 
-    def read(self, story: Story) -> Curves:
-        """The curves of the story's beats; runs the classifier on what it has not read yet."""
-        steps, turns = beats(story.prompt.goal), [turn.prose() for turn in story.turns]
-        new = list(dict.fromkeys((t, s) for s in steps for t in turns if (t, s) not in self._known))
+    def unread(self, story: Story) -> list[tuple[str, str]]:
+        """The (turn, beat) pairs that the classifier has not read yet."""
         if self._scorer is None:
-            return {}
-        if len(self._known) + len(new) > _KEPT:
-            self._known, new = {}, [(t, s) for s in steps for t in turns]
+            return []
+        steps, turns = beats(story.prompt.goal), [turn.prose() for turn in story.turns]
+        return list(dict.fromkeys((t, s) for s in steps for t in turns if (t, s) not in self._known))
+
+    def read(self, story: Story, most: int | None = None) -> Curves:
+        """The curves of the story's beats; runs the classifier on what it has not read yet, or on `most` of it."""
+        new = self.unread(story)[:most]
+        if self._scorer is None or not new:
+            return self.known(story)
         scores = self._scorer.score([StoryText(t, s, story.prompt.premise, finished=False) for t, s in new])
         self._known.update(zip(new, scores, strict=True))
+        while len(self._known) > max(_KEPT, len(new)):
+            del self._known[next(iter(self._known))]
         return self.known(story)
 
     def known(self, story: Story) -> Curves:

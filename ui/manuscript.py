@@ -4,19 +4,19 @@ from html import escape
 
 from storyrl.store import Fork, Node, Tree
 from storyrl.story import Prompt, Turn
-from ui.html import AUTHORS, button, turn_fields, who_does
+from ui.html import AUTHORS, attributes, button, turn_fields, who_does
 from ui.session import beats
 
 _HINT = '<p class="hint">Ask for suggestions, or write the first turn yourself.</p>'
 
 
-def manuscript(tree: Tree, chosen: int | None = None, unsaved: Turn | None = None) -> str:
+def manuscript(tree: Tree, chosen: int | None = None, unsaved: Turn | None = None, versions: int = 0) -> str:
     """The current path as prose, each block marked by who wrote it.
 
-    The chosen one is open for changes, with what is `unsaved` in its form.
+    The chosen one is open for changes, with what is `unsaved` in its form; it has so many other `versions`.
     """
     blocks = "".join(
-        _block(node, number, tree.prompt, (unsaved or node.turn) if node.id == chosen else None)
+        _block(node, number, tree.prompt, (unsaved or node.turn) if node.id == chosen else None, versions)
         for number, node in enumerate(tree.path, start=1)
     )
     steps = " · ".join(beats(tree.prompt.goal))
@@ -27,27 +27,32 @@ def manuscript(tree: Tree, chosen: int | None = None, unsaved: Turn | None = Non
     )
 
 
-def _block(node: Node, number: int, prompt: Prompt, form: Turn | None) -> str:
+def _block(node: Node, number: int, prompt: Prompt, form: Turn | None, versions: int) -> str:
     by = AUTHORS[node.turn.author]
     name = f"Block {number}, {who_does(node.turn)}, by {by}"
     head = (
-        f'<section class="turn {node.turn.author}{" open" if form else ""}" aria-label="{escape(name)}">'
-        f'<p data-do="choose" data-block="{node.id}">{escape(node.turn.prose())} <span class="by">{by}</span></p>'
+        f'<section class="turn {node.turn.author}{" open" if form else ""}" data-block="{node.id}" '
+        f'aria-label="{escape(name)}">'
+        f'<p data-do="choose" data-block="{node.id}"><span class="block-text">{escape(node.turn.prose())}</span> '
+        f'<span class="by">{by}</span></p>'
     )
     if form is None:
         change = button("✎", "choose", "mark", data_block=node.id, aria_label=f"Change block {number}", title="Change")
-        return f"{head}{change}</section>"
-    return f"{head}{_forms(node, number, prompt, form)}</section>"
+        anew = _rewrite_button("↻", "mark anew", node.id, aria_label=f"Rewrite block {number}", title="Rewrite (R)")
+        return f"{head}{anew}{change}</section>"
+    return f"{head}{_forms(node, number, prompt, form, versions)}</section>"
 
 
-def _forms(node: Node, number: int, prompt: Prompt, form: Turn) -> str:
-    """Change the block, write another before or after it, delete it, or branch from it."""
+def _forms(node: Node, number: int, prompt: Prompt, form: Turn, versions: int) -> str:
+    """Change the block, rewrite it, write another before or after it, delete it, or branch from it."""
     here = node.id
     change = (
         f'<form class="desk-form" aria-label="Change block {number}">'
         + turn_fields("Text (Ctrl+Enter saves it)", form, prompt.characters, f"change-{here}")
         + '<div class="row buttons">'
         + button("Save", "save", "first primary", data_block=here)
+        + _rewrite_button("Rewrite", "", here, title="The words that you select in the text, or all of it")
+        + (button(f"Versions ({versions})", "versions", data_block=here) if versions else "")
         + button("Branch from here", "branch", data_block=here, title="Go on from this block; what follows is kept")
         + button("Delete", "delete", data_block=here)
         + button("Delete with all that follows", "delete", data_block=here, data_following="yes")
@@ -57,6 +62,12 @@ def _forms(node: Node, number: int, prompt: Prompt, form: Turn) -> str:
     places = [("Write a turn after this one", here)]
     places += [("Write a turn before this one", 0)] if node.parent is None else []
     return change + "".join(_insertion(label, after, prompt, here) for label, after in places)
+
+
+def _rewrite_button(label: str, css: str, block: int, **values: object) -> str:
+    """Opens the bar (ui/rewriting.py) for a passage of the block, or for all of it; see ui/studio.js."""
+    given = attributes({"class": f"act {css}".strip(), "data-passage": block, **values})
+    return f'<button type="button"{given}>{escape(label)}</button>'
 
 
 def _insertion(label: str, after: int, prompt: Prompt, here: int) -> str:

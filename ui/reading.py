@@ -9,7 +9,7 @@ from ui import control
 from ui.desk import Desk
 from ui.goal import GoalMeter
 from ui.session import Place
-from ui.wiring import MODEL_QUEUE, fields_of, friendly, panel, wire
+from ui.wiring import FREE_QUEUE, fields_of, friendly, panel, wire
 
 
 class ReadingTabs:
@@ -24,9 +24,9 @@ class ReadingTabs:
 
     def connect(self, where: list[Any]) -> None:
         """Wire them; `where` are the components that tell where the writer is."""
-        wire(self.form.input, self._set_manner, None, [self.form], mode="always_last")
+        wire(self.form.input, self._set_manner, None, [self.form], mode="multiple")
         wire(self.model_tab.select, lambda: control.manner_form(self.manner()), None, [self.form])
-        wire(self.context_tab.select, self._read_context, where, [self.context], MODEL_QUEUE)
+        wire(self.context_tab.select, self._read_context, where, [self.context], FREE_QUEUE)
 
     def manner(self) -> control.Manner:
         """How the owner wants the model to write."""

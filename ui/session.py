@@ -10,7 +10,8 @@ from prompts.template import end_at_sentence, format_turn
 from rewards.composite import Composite
 from rewards.guards import GUARDS
 from storyrl.errors import InputError, first_problem
-from storyrl.store import ShownCandidate
+from storyrl.rewrite import FIT, passage
+from storyrl.store import Round, ShownCandidate, Tree
 from storyrl.story import Kind, Prompt, Story, Turn
 
 REACHED = 0.5
@@ -28,6 +29,18 @@ class Weights(BaseModel):
     guards: float = Field(1.0, ge=0, le=3)
 
 
+class Rewriting(BaseModel):
+    """The passage that is being written anew: characters `start` to `end` of a block's text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    block: int
+    start: int
+    end: int
+    hint: str = Field("", max_length=200)
+    round: int | None = Field(None, description="which round of versions is shown; None: the latest")
+
+
 class Place(BaseModel):
     """Where a writer is: what the page needs to know beside the store. It lives in the browser, too."""
 
@@ -39,6 +52,7 @@ class Place(BaseModel):
     draft: int | None = Field(None, description="the candidate that the writer's own turn started from")
     round: int | None = Field(None, description="which round of suggestions is shown; None: the latest")
     compare: int | None = Field(None, description="the block whose branch is compared with the current path")
+    rewriting: Rewriting | None = Field(None, description="the passage whose versions are shown")
     weights: Weights = Weights()
 
     @classmethod
@@ -183,3 +197,72 @@ def ranked(candidates: Sequence[ShownCandidate], reward: Composite, weights: Wei
         for c in candidates
     ]
     return sorted(offers, key=lambda o: (not end_at_sentence(o.candidate.turn.text)[1], -o.total))
+
+
+# --- passages ---------------------------------------------------------------------------------------------------------
+
+KEPT_BEFORE, KEPT_AFTER = "kept before", "kept after"
+"""Among the scores of a version: how many characters of its block stand before and after the passage."""
+
+
+def select(tree: Tree, block: int, start: int, end: int, seen: str, hint: str = "") -> Rewriting:
+    """The passage that a writer selected in a block of the current path.
+
+    Args:
+        start, end: characters of `seen`.
+        seen: the block as the writer saw it, as prose or (in a form, where speech has no quotation marks) its text.
+
+    Raises:
+        InputError: it is no passage, or the block is not what the writer saw.
+    """
+    number = _number_on_path(tree, block)
+    turn = tree.path[number].turn
+    if seen not in (turn.text, turn.prose()):
+        raise InputError("The block is no longer as you see it: save your changes, then select the words again.")
+    if seen != turn.text:  # speech: a quotation mark, the words, and who says them
+        left = len(turn.text) - len(turn.text.lstrip('"“”')) - 1
+        start, end = start + left, end + left
+        if start >= len(turn.text):
+            raise InputError("Who speaks is not part of the words; select some of what is said.")
+    where = passage(tree.story, number, start, end)
+    try:
+        return Rewriting(block=block, start=where.start, end=where.end, hint=hint.strip())
+    except ValidationError as error:
+        raise InputError(first_problem(error)) from error
+
+
+def _number_on_path(tree: Tree, block: int) -> int:
+    for number, node in enumerate(tree.path):
+        if node.id == block:
+            return number
+    raise InputError("This block is not in the story any more; select the words again.")
+
+
+def frame(candidate: ShownCandidate) -> tuple[int, int] | None:
+    """How many characters of a version are the block's own, before and after the passage; None: it is no version."""
+    found = [candidate.scores.get(name) for name in (KEPT_BEFORE, KEPT_AFTER)]
+    numbers = [int(each) for each in found if isinstance(each, int | float) and each >= 0]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
+
+
+def framed(candidate: ShownCandidate, turn: Turn) -> tuple[str, str, str] | None:
+    """A version's words before, in and after the passage; None: the turn says something else around it."""
+    kept, new = frame(candidate), candidate.turn
+    if kept is None or (new.kind, new.actor) != (turn.kind, turn.actor):
+        return None
+    before, after = turn.text[: kept[0]], turn.text[max(len(turn.text) - kept[1], 0) :]
+    same = new.text.startswith(before) and new.text.endswith(after) and sum(kept) < len(turn.text)
+    return (before, new.text[len(before) : len(new.text) - len(after)], after) if same else None
+
+
+def versions_of(rounds: Sequence[Round], turn: Turn) -> tuple[Round, ...]:
+    """Those rounds that hold versions of a passage of this turn as it is."""
+    return tuple(each for each in rounds if each.candidates and all(framed(c, turn) for c in each.candidates))
+
+
+def ranked_versions(candidates: Sequence[ShownCandidate], reward: Composite, weights: Weights) -> list[Offer]:
+    """Versions of a passage by total and joint together, the best first; those that break off come last."""
+    return sorted(
+        ranked(candidates, reward, weights),
+        key=lambda o: (not end_at_sentence(o.candidate.turn.text)[1], -(o.total + o.candidate.scores.get(FIT, 0.0))),
+    )

@@ -3,43 +3,43 @@
 Only the components and how they hang together; what a step does is in ui/desk.py, how things look in the HTML files.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from storyrl.agent import Agent, Suggestion
-from storyrl.errors import InputError
-from storyrl.store import ShownCandidate, Stale
+from storyrl.agent import Agent
+from storyrl.decoding import Sampling
+from storyrl.store import Stale
 from storyrl.story import Kind, Story, Turn
 from ui import cards, control, html
 from ui import session as steps
-from ui.desk import Desk, Look
+from ui.asking import Asking, who_acts
+from ui.desk import Desk
 from ui.goal import GoalMeter, goal_panel
 from ui.manuscript import manuscript, side_by_side
-from ui.pen import Order, Pen
+from ui.pen import Pen, Rank
 from ui.reading import ReadingTabs
+from ui.rewriting import RewritingPanel
 from ui.session import Place
 from ui.tree_map import tree_map
-from ui.wiring import MODEL_QUEUE, fields_of, friendly, panel, wire
+from ui.wiring import FREE_QUEUE, fields_of, friendly, panel, window, wire
 
-_MOST = 8
+_READ_AT_ONCE = 32  # turns that the goal classifier reads before others may have the model
 _STALE = "This story was changed in another window. Here it is as it is now; your last step was not taken, repeat it."
 _KEYS = (
     "Outside of text fields: S suggest, 1 to 8 pick a suggestion, Shift+1 to 8 edit it first, N write your own turn, "
-    "X stop the model, Ctrl+Z undo, Ctrl+Shift+Z redo. In a text field: Ctrl+Enter adds or saves it, Escape leaves it."
+    "R rewrite the selected words or the open block (then 1 to 8 pick a version), X stop the model, Ctrl+Z undo, "
+    "Ctrl+Shift+Z redo. In a text field: Ctrl+Enter adds or saves it, Escape leaves it."
 )
-_FREE = "Let it choose"
-_READY = gr.update(interactive=True), gr.update(visible=False)  # Suggest can be pressed, Stop cannot
 
 
 class WriteTab:
     """Components and handlers of the tab. `place` is where the writer is; `memory` is the browser's copy of it."""
 
-    def __init__(self, agent: Agent, desk: Desk, memory: gr.BrowserState):
+    def __init__(self, agent: Agent, desk: Desk, memory: gr.BrowserState, pen: Pen):
         self.agent, self.desk, self.memory = agent, desk, memory
-        self.meter, self.pen = GoalMeter(agent), Pen(agent)
+        self.meter, self.pen = GoalMeter(agent), pen
         self.place = gr.State(None)
         with gr.Column(elem_id="shelf") as self.form:
             self._story_form()
@@ -53,8 +53,16 @@ class WriteTab:
                 self._own_turn()
         self.view_outputs = [
             *(self.place, self.memory, self.form, self.page, self.paper, self.table, self.weights, self.map),
-            *(self.beside, self.goal_panel, self.always, self.lore, self.undo, self.redo),
+            *(self.beside, self.goal_panel, self.always, self.lore, self.rewriting.panel, self.undo, self.redo),
         ]
+        # What there is to show anew after a step that leaves the story as it is: a long one takes its time to draw.
+        self.shows: Mapping[str, Sequence[Any]] = {
+            **dict.fromkeys(("choose", "close"), (self.paper,)),
+            **dict.fromkeys(("rewrite", "version", "versions", "keep"), (self.rewriting.panel,)),
+            **dict.fromkeys(("compare", "apart"), (self.map, self.beside)),
+            **dict.fromkeys(("take", "round"), (self.table,)),
+            "weights": (self.weights, self.table, self.rewriting.panel),
+        }
         self._wire()
 
     # --- components ---------------------------------------------------------------------------------------------------
@@ -85,10 +93,10 @@ class WriteTab:
             self.new = gr.Button("New story", size="sm", elem_id="new-story", min_width=100)
 
     def _side(self) -> None:
+        self.rewriting = RewritingPanel(self.agent, self.desk, self.meter, self.pen, self._sampling)
         with gr.Tabs(elem_id="side", overflow_behavior="wrap"):
             with gr.Tab("Next"):
-                self._ask()
-                self.status = gr.HTML(html.status(""), elem_id="write-status")
+                self.asking = Asking(self.agent, self.desk, self.meter, self.pen, self._sampling)
                 self.table = panel("cards")
                 self.weights = panel("weights")
             with gr.Tab("Goal"):
@@ -101,19 +109,8 @@ class WriteTab:
                 self.lore = panel("lore")
             self.reading = ReadingTabs(self.agent, self.desk, self.meter)
 
-    def _ask(self) -> None:
-        kinds = [(_FREE, ""), *html.KINDS]
-        with gr.Row():
-            self.next_kind = gr.Dropdown(kinds, value="", label="Next turn", elem_id="next-kind", min_width=130)
-            self.next_who = gr.Textbox(
-                label="Who (or empty)", visible=False, elem_id="next-who", min_width=110, max_length=60
-            )
-            self.count = gr.Slider(
-                1, _MOST, value=3, step=1, label="How many", buttons=[], min_width=130, elem_id="count"
-            )
-        with gr.Row():
-            self.suggest = gr.Button("Suggest", variant="primary", elem_id="suggest", min_width=120)
-            self.stop = gr.Button("Stop", elem_id="stop", visible=False, min_width=90)
+    def _sampling(self) -> Sampling:
+        return self.reading.manner().sampling
 
     def _own_turn(self) -> None:
         with gr.Row():
@@ -143,29 +140,24 @@ class WriteTab:
         self._step(self.discard.click, self._discard, where, [*view, *own])
         for each in (self.paper, self.table, self.weights, self.map, self.goal_panel, self.always, self.lore):
             self._step(each.click, self._act, where, [*view, *own])
-            self._step(each.input, self._act, where, [*view, *own], mode="always_last")
+            self._step(each.input, self._act, where, [*view, *own], mode="multiple")
+        self._step(self.rewriting.panel.click, self._act, where, [*view, *own])
+        self.rewriting.connect(lambda event: wire(event, self._act, where, [*view, *own]), where, self.asking.count)
         self.reading.connect(where)
-        self._model(self.suggest.click, self._suggest, [*where, self.count, self.next_kind, self.next_who])
-        self._model(self.table.submit, self._like, [*where, self.count])
-        self._model(self.finish.click, self._finish, [*where, self.count, *own])
-        self.stop.click(self._stop, api_visibility="private", queue=False)
-        for kind, who in ((self.kind, self.actor), (self.next_kind, self.next_who)):
-            kind.change(_who, [kind], [who], show_progress="hidden", api_visibility="private", queue=False)
+        self.asking.connect(where, own, self.finish, self.table, self._measured)
+        wire(self.kind.change, who_acts, [self.kind], [self.actor], queue=None, mode="always_last")
 
     def _step(self, event: Any, step: Callable[..., Any], inputs: Any, outputs: Any = None, mode: str = "once") -> None:
         """A step, and after it the goal meter, which runs a model."""
-        done = wire(event, step, inputs, outputs or self.view_outputs, mode=mode)
-        wire(done.success, self._measure, [self.place, self.memory], [self.goal_panel, self.table], MODEL_QUEUE)
+        self._measured(wire(event, step, inputs, outputs or self.view_outputs, mode=mode).success)
 
-    def _model(self, event: Any, write: Callable[..., Any], inputs: Any) -> None:
-        """Something that the model writes; nothing else is locked meanwhile."""
-        outputs = [self.table, self.status, self.suggest, self.stop]
-        done = wire(event, write, inputs, outputs, MODEL_QUEUE)
-        wire(done.then, self._settle, [self.place, self.memory], [*outputs, self.goal_panel], MODEL_QUEUE)
+    def _measured(self, event: Any) -> None:
+        where, outputs = [self.place, self.memory], [self.goal_panel, self.table]
+        wire(event, self._measure, where, outputs, FREE_QUEUE, mode="always_last")
 
     def connect_reload(self, page: gr.Blocks) -> None:
         """Bring the open story back whenever the page loads."""
-        self._step(page.load, self._restore, [self.memory], [*self.view_outputs, self.status])
+        self._step(page.load, self._restore, [self.place, self.memory], [*self.view_outputs, self.asking.status])
 
     # --- views --------------------------------------------------------------------------------------------------------
 
@@ -183,37 +175,41 @@ class WriteTab:
             place.model_dump(),
             gr.update(visible=False),
             gr.update(visible=True),
-            manuscript(tree, place.chosen, unsaved),
-            self._table(look),
+            manuscript(tree, place.chosen, unsaved, look.versions_of(place.chosen)),
+            self.asking.table(look),
             cards.weighing(place.weights),
             tree_map(tree, place.compare),
             side_by_side(compared) if compared else "",
             self._goal(tree.story),
             control.prompt_form(tree.prompt),
             control.lore_table(tree.prompt),
+            self.rewriting.view(look),
             gr.update(interactive=tree.undo is not None),
             gr.update(interactive=tree.redo is not None),
         ]
 
-    def _table(self, look: Look) -> str:
-        if look.round is None:
-            return ""
-        offers = steps.ranked(look.round.candidates, self.agent.reward, look.place.weights)
-        has_goal, before = bool(look.tree.prompt.goal), self.meter.before(look.tree.story)
-        return cards.cards(offers, has_goal, before) + cards.earlier(look.rounds, look.round)
-
     def _goal(self, story: Story) -> str:
         return goal_panel(story.prompt, self.meter.known(story), self.meter.works)
 
-    def _measure(self, place: Place | None, memory: object) -> list[Any]:
-        """Read with the goal classifier what is new, and show it."""
-        place = Place.now(place, memory)
+    def _measure(self, place: Place | None, memory: object, request: gr.Request) -> Iterator[list[Any]]:
+        """Read with the goal classifier what is new, a little at a time, and show it."""
+        nothing, place = [gr.skip(), gr.skip()], Place.now(place, memory)
+        yield nothing
         if place.story is None:
-            return [gr.skip(), gr.skip()]
+            return
         with friendly():
+            story = self.desk.look(place).tree.story
+            unread = len(self.meter.unread(story))
+            if not unread:
+                return
+            for _ in range(0, unread, _READ_AT_ONCE):
+                for _ in self.pen.run(window(request, "measure"), self._reader(story), "measure", Rank.SHORT):
+                    yield nothing
             look = self.desk.look(place)
-            self.meter.read(look.tree.story)
-            return [self._goal(look.tree.story), self._table(look)]
+            yield [self._goal(look.tree.story), self.asking.table(look)]
+
+    def _reader(self, story: Story) -> Callable[[Callable[[Any], bool]], Any]:
+        return lambda _: self.meter.read(story, _READ_AT_ONCE)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -232,22 +228,17 @@ class WriteTab:
 
     def _act(self, place: Place | None, memory: object, event: gr.EventData) -> list[Any]:
         """A step that a panel sent; taking a suggestion to edit fills the form of the writer's own turn."""
-        fields = fields_of(event)
-        _, view = self._take(Place.now(place, memory), str(fields.get("do", "")), fields)
-        if fields.get("do") != "take":
+        fields, place = fields_of(event), Place.now(place, memory)
+        name = str(fields.get("do", ""))
+        _, view = self._take(place, name, fields)
+        if view[0].version == place.version and name in self.shows:
+            shown = [self.place, self.memory, *self.shows[name]]
+            view = [new if each in shown else gr.skip() for each, new in zip(self.view_outputs, view, strict=True)]
+        if name != "take":
             return [*view, gr.skip(), gr.skip(), gr.skip()]
         with friendly():
-            turn = self._candidate(view[0]).turn
+            turn = self.asking.candidate(view[0]).turn
         return [*view, turn.kind.value, turn.actor or "", turn.text]
-
-    def _candidate(self, place: Place, number: int | None = None) -> ShownCandidate:
-        """A suggestion for the next turn; without its number the one that is being edited."""
-        wanted = place.draft if number is None else number
-        for each in self.desk.look(place).rounds:
-            for candidate in each.candidates:
-                if candidate.id == wanted:
-                    return candidate
-        raise InputError("this suggestion is no longer here; ask for new ones")
 
     def _stepper(self, name: str) -> Callable[..., list[Any]]:
         def step(place: Place | None, memory: object) -> list[Any]:
@@ -255,9 +246,9 @@ class WriteTab:
 
         return step
 
-    def _restore(self, memory: object) -> list[Any]:
+    def _restore(self, place: Place | None, memory: object) -> list[Any]:
         with friendly():
-            return [*self.view(self.desk.newest(Place.of(memory))), html.status("")]
+            return [*self.view(self.desk.newest(Place.now(place, memory))), html.status("")]
 
     def _start(
         self, place: Place | None, memory: object, premise: str, goal: str, characters: str, facts: str, style: str
@@ -275,73 +266,3 @@ class WriteTab:
 
     def _discard(self, place: Place | None, memory: object) -> list[Any]:
         return [*self._take(Place.now(place, memory), "discard", {})[1], gr.skip(), gr.skip(), ""]
-
-    # --- the model ----------------------------------------------------------------------------------------------------
-
-    def _suggest(
-        self, place: Place | None, memory: object, count: int, kind: str, who: str, request: gr.Request
-    ) -> Iterator[list[Any]]:
-        with friendly():
-            yield from self._write(Place.now(place, memory), request, count, steps.opening(kind, who or ""))
-
-    def _finish(
-        self, place: Place | None, memory: object, count: int, kind: str, who: str, text: str, request: gr.Request
-    ) -> Iterator[list[Any]]:
-        """Suggestions that begin with the writer's own words."""
-        with friendly():
-            if not text.strip():
-                raise InputError("Please write how the turn begins first.")
-            yield from self._write(Place.now(place, memory), request, count, steps.opening(kind, who or "", text))
-
-    def _like(
-        self, place: Place | None, memory: object, count: int, event: gr.EventData, request: gr.Request
-    ) -> Iterator[list[Any]]:
-        """Suggestions of a suggestion's kind and speaker, with its text as an example of the style."""
-        with friendly():
-            place = Place.now(place, memory)
-            turn = self._candidate(place, int(fields_of(event)["candidate"])).turn
-            opening = steps.opening(turn.kind, turn.actor or "")
-            yield from self._write(place, request, count, opening, partial(steps.in_the_manner_of, text=turn.text))
-
-    def _write(
-        self,
-        place: Place,
-        request: gr.Request,
-        count: int,
-        opening: str,
-        prepare: Callable[[Any], Any] = lambda prompt: prompt,
-    ) -> Iterator[list[Any]]:
-        tree = self.desk.look(place).tree
-        self.meter.read(tree.story)
-        story = self.meter.aimed(tree.story)
-        story = story.model_copy(update={"prompt": prepare(story.prompt)})
-        order = Order(story, int(count), self.reading.manner().sampling, opening)
-        line = html.status(f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...", busy=True)
-        busy = [line, gr.update(interactive=False), gr.update(visible=True)]
-        yield [cards.drafts([""] * order.count), *busy]
-        try:
-            for texts in self.pen.write(str(request.session_hash), order):
-                if texts and isinstance(texts[0], str):
-                    yield [cards.drafts([str(text) for text in texts]), *busy]
-                elif texts:
-                    shown = [ShownCandidate(s.turn, s.scores, s.reward) for s in texts if isinstance(s, Suggestion)]
-                    self.desk.store.show(tree.story_id, shown, tree.tip)
-                    line = "1 suggestion is ready." if len(shown) == 1 else f"{len(shown)} suggestions are ready."
-                    yield [gr.skip(), html.status(line), gr.skip(), gr.skip()]
-        except Exception:
-            yield [self._table(self.desk.look(place)), html.status(""), *_READY]  # gradio goes no further after errors
-            raise
-
-    def _settle(self, place: Place | None, memory: object) -> list[Any]:
-        """What the page shows once the model has written, was stopped, or failed."""
-        with friendly():
-            [goal, table] = self._measure(place, memory)
-        return [table, gr.skip(), *_READY, goal]
-
-    def _stop(self, request: gr.Request) -> None:
-        self.pen.stop(str(request.session_hash))
-
-
-def _who(kind: str) -> Any:
-    """Narration has nobody who speaks or acts."""
-    return gr.update(visible=kind in (Kind.SAY, Kind.DO))

@@ -7,19 +7,28 @@ who may sign in; a name is all that it knows of an owner.
 
 import sqlalchemy as sa
 
+from storyrl.store.blind import Blind
 from storyrl.store.library import Library
 from storyrl.store.ratings import Ratings, preferences
 from storyrl.store.records import (
     OWNER,
+    SIDES,
     WEAK_PREFERENCES,
     Answer,
+    BlindPair,
+    BlindTest,
     Comparison,
+    Judgement,
+    OpenPair,
+    PoolStory,
     Rating,
     Round,
     ShownCandidate,
     ShownTurn,
     Stale,
     StoryInfo,
+    Weak,
+    WeakPreference,
 )
 from storyrl.store.suggestions import Suggestions
 from storyrl.store.tables import Base, CandidateRow, ComparisonRow, RatingRow, RoundRow, StoryRow
@@ -28,12 +37,18 @@ from storyrl.store.writing import Writing
 
 __all__ = [
     "OWNER",
+    "SIDES",
     "WEAK_PREFERENCES",
     "Answer",
     "Base",
+    "BlindPair",
+    "BlindTest",
     "Comparison",
     "Fork",
+    "Judgement",
     "Node",
+    "OpenPair",
+    "PoolStory",
     "Rating",
     "Ratings",
     "Round",
@@ -43,11 +58,13 @@ __all__ = [
     "Store",
     "StoryInfo",
     "Tree",
+    "Weak",
+    "WeakPreference",
     "preferences",
 ]
 
 
-class Store(Library, Writing, Suggestions, Ratings):
+class Store(Library, Writing, Suggestions, Ratings, Blind):
     """An open database. Every method is one transaction.
 
     It sees everybody's rows, as the command line does; `for_owner(name)` is the same store as one user sees it.

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,7 @@ _MIGRATION_LOCK = 7_390_173  # any number that other programs do not use
 class Database:
     """An open database, seen by one owner (None: everybody's rows, and what is new belongs to "local")."""
 
-    owner: str | None = None
+    _owner: Callable[[], str] | None = None
 
     def __init__(self, url: str | None = None):
         self.url = _url(url)
@@ -49,16 +49,23 @@ class Database:
         with self._errors():
             self._migrate()
 
-    def for_owner(self, owner: str) -> Self:
+    @property
+    def owner(self) -> str | None:
+        """Whose rows this is a view of; None: everybody's."""
+        return self._owner() if self._owner else None
+
+    def for_owner(self, owner: str | Callable[[], str]) -> Self:
         """The same database as one user sees it: only that owner's stories, ratings and settings.
+
+        A function is asked for the owner whenever one is needed: a server has one view for all of its users.
 
         Raises:
             InputError: the name is empty or longer than 200 characters.
         """
-        if not owner.strip() or len(owner) > _LONGEST_OWNER:
+        if isinstance(owner, str) and not (owner.strip() and len(owner) <= _LONGEST_OWNER):
             raise InputError(f"user name: expected 1 to {_LONGEST_OWNER} characters, got {len(owner)}")
         view = copy.copy(self)
-        view.owner = owner
+        view._owner = (lambda: owner) if isinstance(owner, str) else owner
         return view
 
     def close(self) -> None:

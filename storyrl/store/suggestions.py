@@ -1,9 +1,10 @@
 """What the model suggested: rounds of candidates, each shown after a block of a story. They are kept until the writer
-deletes them; picks among them are weak preferences, which count only where their owner agreed to it.
+deletes them; picks among them, and what the writer made of the picked ones, are weak preferences, which count only
+where their owner agreed to it. A weak preference can be deleted by itself: the candidates stay.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,10 +12,11 @@ from sqlalchemy.orm import Session
 from storyrl.errors import InputError
 from storyrl.store.changes import read_tree
 from storyrl.store.database import Database, alive
-from storyrl.store.records import WEAK_PREFERENCES, Round, ShownCandidate, ShownTurn
-from storyrl.store.tables import CandidateRow, RoundRow, SettingRow, StoryRow, turn_of
+from storyrl.store.records import WEAK_PREFERENCES, Round, ShownCandidate, ShownTurn, Weak, WeakPreference
+from storyrl.store.tables import CandidateRow, ForgottenRow, RoundRow, SettingRow, StoryRow, turn_of
 from storyrl.store.tree import Tree
 from storyrl.store.writing import Place, place_of
+from storyrl.story import Turn
 
 
 class Suggestions(Database):
@@ -33,31 +35,6 @@ class Suggestions(Database):
         with self._writing() as session:
             story = alive(self._find(session, story_id), story_id)
             return _add_round(session, story_id, place_of(read_tree(session, story), after), shown)
-
-    def set_candidates(self, story_id: str, position: int, shown: Sequence[ShownCandidate]) -> None:
-        """Record which candidates were shown for the turn at `position` of the current path, and which was picked.
-
-        Candidates with a text that was shown there already are updated, the others are a new round.
-
-        Raises:
-            InputError: the current path is shorter than that.
-        """
-        with self._writing() as session:
-            tree = read_tree(session, alive(self._find(session, story_id, lock=True), story_id))
-            if not 0 <= position <= len(tree.path):
-                raise InputError(f"position {position}: the story has {len(tree.path)} turns")
-            after = tree.path[position - 1].id if position else None
-            there = (
-                sa.select(CandidateRow)
-                .join(RoundRow, RoundRow.id == CandidateRow.round_id)
-                .where(RoundRow.story_id == story_id, RoundRow.after_id == after)
-            )
-            known = {row.text: row for row in session.scalars(there)}
-            for candidate in shown:
-                if row := known.get(candidate.turn.text):
-                    row.scores, row.reward, row.picked = candidate.scores, candidate.reward, candidate.picked
-            if new := [candidate for candidate in shown if candidate.turn.text not in known]:
-                _add_round(session, story_id, after, new)
 
     def open_candidates(self, story_id: str, after: Place = "tip") -> list[Round]:
         """The rounds shown for the turn after a block (at first: for the next turn), the latest first."""
@@ -97,11 +74,37 @@ class Suggestions(Database):
                 agreed = [row.owner for row in session.scalars(settings) if row.value is True]
                 query = query.where(StoryRow.owner.in_(agreed))
             shown = RoundRow.story_id.in_(query.with_only_columns(StoryRow.id))
-            places: dict[str, dict[int | None, list[ShownCandidate]]] = defaultdict(lambda: defaultdict(list))
+            rounds: dict[str, list[Round]] = defaultdict(list)
             for each in reversed(_rounds(session, sa.select(RoundRow).where(shown))):
-                places[each.story_id][each.after] += each.candidates
-            stories = [row for row in session.scalars(query.order_by(StoryRow.id)) if row.id in places]
-            return [turn for row in stories for turn in _shown_turns(read_tree(session, row), places[row.id])]
+                rounds[each.story_id].append(each)
+            forgotten = {(row.better_id, row.worse_id) for row in session.scalars(sa.select(ForgottenRow))}
+            became = sa.select(CandidateRow.turn_id, CandidateRow.id).where(CandidateRow.turn_id.is_not(None))
+            blocks = {turn: candidate for turn, candidate in session.execute(became) if turn is not None}
+            return [
+                turn
+                for row in session.scalars(query.order_by(StoryRow.id))
+                if row.id in rounds
+                for turn in _shown_turns(read_tree(session, row), rounds[row.id], blocks, forgotten)
+            ]
+
+    def weak_preferences(self) -> list[WeakPreference]:
+        """All weak preferences that there are, whether they are used or not, the latest first."""
+        found = [weak for turn in self.shown() for weak in turn.weak]
+        return sorted(found, key=lambda weak: (weak.created, weak.key), reverse=True)
+
+    def forget_preferences(self, keys: Collection[tuple[int, int]]) -> None:
+        """Delete weak preferences for good; the suggestions that they are about stay with their story.
+
+        Raises:
+            InputError: the owner has no such candidates.
+        """
+        mine = sa.select(CandidateRow.id).join(RoundRow).join(StoryRow).where(self._mine(StoryRow.owner))
+        numbers = {number for key in keys for number in key}
+        with self._writing() as session:
+            if missing := numbers - set(session.scalars(mine)):
+                raise InputError(f"suggestion {min(missing)}: you have no such suggestion (any more)")
+            for better, worse in keys:
+                session.merge(ForgottenRow(better_id=better, worse_id=worse))
 
 
 def _add_round(session: Session, story_id: str, after: int | None, shown: Sequence[ShownCandidate]) -> Round:
@@ -131,9 +134,43 @@ def _rounds(session: Session, query: sa.Select[RoundRow]) -> list[Round]:
     ]
 
 
-def _shown_turns(tree: Tree, places: Mapping[int | None, Sequence[ShownCandidate]]) -> Iterator[ShownTurn]:
-    """What was shown after each block, in reading order."""
+def _shown_turns(
+    tree: Tree,
+    rounds: Sequence[Round],
+    blocks: Mapping[int, int],
+    forgotten: Collection[tuple[int, int]],
+) -> Iterator[ShownTurn]:
+    """What was shown after each block, in reading order.
+
+    Args:
+        rounds: those of the story, the oldest first.
+        blocks: which candidate a block was made from.
+        forgotten: keys of the weak preferences that were deleted.
+    """
+    places: dict[int | None, list[Round]] = defaultdict(list)
+    for each in rounds:
+        places[each.after].append(each)
     for place in (None, *(node.id for node in tree.nodes)):
         if place in places:
+            became = {blocks[number]: tree.node(number).turn for number in tree.following(place) if number in blocks}
+            weak = [w for w in _weak_preferences(tree, places[place], became) if w.key not in forgotten]
             before = tuple(node.turn for node in tree.path_to(place))
-            yield ShownTurn(tree.prompt, before, tuple(places[place]))
+            candidates = tuple(c for each in places[place] for c in each.candidates)
+            yield ShownTurn(tree.prompt, before, candidates, tuple(weak))
+
+
+def _weak_preferences(tree: Tree, rounds: Sequence[Round], became: Mapping[int, Turn]) -> Iterator[WeakPreference]:
+    """What picks among the rounds of one place say, and what the picked ones `became` by edits."""
+    for number, own in enumerate(rounds):
+        for best in own.candidates:
+            if not best.picked or best.id is None:
+                continue
+            of_story = tree.story_id, tree.title, own.created
+            for each in rounds[: number + 1]:
+                how = Weak.PICKED if each is own else Weak.ASKED_ANEW
+                for other in each.candidates:
+                    if not other.picked and other.id is not None and other.turn != best.turn:
+                        yield WeakPreference(how, best.turn, other.turn, (best.id, other.id), *of_story)
+            edited = became.get(best.id)
+            if edited and edited.prose() != best.turn.prose():
+                yield WeakPreference(Weak.EDITED, edited, best.turn, (best.id, best.id), *of_story)

@@ -95,7 +95,7 @@ class RoundRow(Base):
 
 
 class CandidateRow(Base):
-    """A candidate turn of a round."""
+    """A candidate turn of a round; `turn_id` is the block that it became when it was picked."""
 
     __tablename__ = "candidates"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -106,11 +106,44 @@ class CandidateRow(Base):
     scores: Mapped[dict[str, Any]]
     reward: Mapped[float]
     picked: Mapped[bool]
+    turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id", ondelete="SET NULL"))
     created: Mapped[datetime] = mapped_column(default=now)
 
 
+class ForgottenRow(Base):
+    """A weak preference that its writer deleted: one candidate over another, or (the same twice) an edit of it."""
+
+    __tablename__ = "forgotten_preferences"
+    better_id: Mapped[int] = mapped_column(ForeignKey("candidates.id", ondelete="CASCADE"), primary_key=True)
+    worse_id: Mapped[int] = mapped_column(ForeignKey("candidates.id", ondelete="CASCADE"), primary_key=True)
+
+
+class PoolRow(Base):
+    """A story that was written to be compared with others for the same prompt."""
+
+    __tablename__ = "pool_stories"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200), index=True)
+    prompt: Mapped[dict[str, Any]]
+    text: Mapped[str]
+    policy: Mapped[str]
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class OpenPairRow(Base):
+    """The pair that an owner is asked about. `key` is another one each time; `draft` is what was said of it so far."""
+
+    __tablename__ = "open_pairs"
+    owner: Mapped[str] = mapped_column(String(200), primary_key=True)
+    key: Mapped[str] = mapped_column(String(40))
+    story_a_id: Mapped[int] = mapped_column(ForeignKey("pool_stories.id", ondelete="CASCADE"))
+    story_b_id: Mapped[int] = mapped_column(ForeignKey("pool_stories.id", ondelete="CASCADE"))
+    repeat_of: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id", ondelete="SET NULL"))
+    draft: Mapped[dict[str, Any]]
+
+
 class RatingRow(Base):
-    """A mark for a text."""
+    """A mark for a text; `comparison_id` is the answer that it was given with."""
 
     __tablename__ = "ratings"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -120,12 +153,13 @@ class RatingRow(Base):
     aspect: Mapped[str] = mapped_column(String(100))
     value: Mapped[int]
     comment: Mapped[str]
+    comparison_id: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id", ondelete="CASCADE"), index=True)
     created: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (CheckConstraint("value between 1 and 5", name="ck_ratings_value"),)
 
 
 class ComparisonRow(Base):
-    """A blind comparison of two texts."""
+    """A blind comparison of two texts. `repeat_of` is the answer of which this one asked again."""
 
     __tablename__ = "comparisons"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -137,8 +171,37 @@ class ComparisonRow(Base):
     policy_a: Mapped[str]
     policy_b: Mapped[str]
     comment: Mapped[str]
+    story_a_id: Mapped[int | None] = mapped_column(ForeignKey("pool_stories.id", ondelete="SET NULL"))
+    story_b_id: Mapped[int | None] = mapped_column(ForeignKey("pool_stories.id", ondelete="SET NULL"))
+    repeat_of: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id", ondelete="SET NULL"))
     created: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (CheckConstraint("answer in ('A', 'B', 'tie', 'both_bad')", name="ck_comparisons_answer"),)
+
+
+class BlindTestRow(Base):
+    """A blind test between two policies, by their names."""
+
+    __tablename__ = "blind_tests"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200), index=True)
+    before: Mapped[str]
+    after: Mapped[str]
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class BlindAnswerRow(Base):
+    """A pair of a blind test: where its stories stand, and the answer once it is given."""
+
+    __tablename__ = "blind_answers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    test_id: Mapped[int] = mapped_column(ForeignKey("blind_tests.id", ondelete="CASCADE"), index=True)
+    prompt: Mapped[dict[str, Any]]
+    text_before: Mapped[str]
+    text_after: Mapped[str]
+    after_is_a: Mapped[bool]
+    answer: Mapped[str | None] = mapped_column(String(20))
+    answered: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("answer in ('A', 'B', 'tie')", name="ck_blind_answers_answer"),)
 
 
 class SettingRow(Base):

@@ -73,8 +73,9 @@ class Writing(Database):
             if candidate is None or shown is None or shown.story_id != story_id:
                 raise InputError("this suggestion is no longer here; ask for new ones")
             after = place_of(change.before, shown.after_id)
-            change.set(candidate, picked=True)
-            change.set_tip(change.add([turn or turn_of(candidate)], after))
+            block = change.add([turn or turn_of(candidate)], after)
+            change.set(candidate, picked=True, turn_id=block)
+            change.set_tip(block)
         return change.result
 
     def insert(self, story_id: str, turns: Sequence[Turn], expected_version: int, after: int | None) -> Tree:

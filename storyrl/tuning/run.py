@@ -78,7 +78,8 @@ class TuningRun:
         self.config, self.out = config, out
         self.prompts = read_prompts(config.prompts)
         self.heldout = read_prompts(config.eval_prompts) if config.eval_prompts else []
-        self.reward = composite.build(config.reward, device, judge=config.judge)
+        taste = Path(config.taste) if config.taste else None
+        self.reward = composite.build(config.reward, device, taste, config.judge)
         self.learner = Learner(Policy.load(config.policy, device), config)
         self.state = TuneState.start(self.learner, config)
         self._rows: list[dict[str, Any]] = []
