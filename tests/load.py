@@ -365,6 +365,7 @@ async def _until_killed(studio: Studio, writers: list[Writer], log: Log, seconds
     for writer in writers:
         await writer.check_after_kill(studio.stories(writer.name))
     log.done["kill"] += 1
+    print(f"kill {log.done['kill']}: {len(log.steps)} steps so far, {len(log.problems)} problems", file=sys.stderr)
     await studio.start()
     before = len(log.problems)
     await asyncio.gather(*(writer.sign_in() for writer in writers))
