@@ -98,7 +98,7 @@ class RateTab:
         ):
             done = wire(event, step, [self.errand, *inputs], view)
             done.success(None, None, None, js=_TO_THE_TOP, api_visibility="private")
-        wire(self.pair.input, self._draft, None, None, mode="always_last")
+        wire(self.pair.input, self._draft, None, None, mode="multiple")
         ahead = [self.pair, self.status, self.undo]
         wire(self.errand.change, self._ahead, [self.errand, *where], ahead, FREE_QUEUE, mode="always_last")
 
