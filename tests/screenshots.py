@@ -208,7 +208,7 @@ def take_tour(browser: Browser, folder: Path) -> None:
             viewport={"width": 390, "height": 844}, device_scale_factor=2, storage_state=memory, color_scheme="light"
         ).new_page()
         phone.goto(server.url)
-        turns(phone).nth(2).evaluate("(turn) => turn.scrollIntoView()")
+        turns(phone).nth(2).evaluate("(turn) => scrollTo(0, scrollY + turn.getBoundingClientRect().top - 12)")
         phone.wait_for_timeout(_SEEN)
         keep(phone.screenshot(), folder / "phone.webp")
 

@@ -426,9 +426,12 @@ def _tune(page: Page) -> None:
     press(page, "Stop")
     expect(_status(page)).to_contain_text("Stopped after step 0 of 24")
     page.locator("#tune-advanced").get_by_role("button", name="Advanced").click()
-    for name, value in {"prompts_per_step": 2, "samples_per_prompt": 2, "max_tokens": 16, "heldout": 2}.items():
+    page.wait_for_timeout(1500)  # a field that is filled the moment it appears may be set to its usual value after that
+    sizes = {"prompts_per_step": 2, "samples_per_prompt": 2, "max_tokens": 16, "heldout": 2, "steps": 2}
+    for name, value in sizes.items():
         _fill(page, name, value)
-    _fill(page, "steps", 2)
+    for name, value in sizes.items():
+        expect(page.locator(f"#tune-{name} input[type=number]")).to_have_value(str(value))
     press(page, "Tune it")
     expect(page.locator("#tune-stop")).to_be_visible()
     expect(page.locator("#tune-start")).to_be_hidden()
