@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.async_api import Browser, Error, Page, async_playwright
+from playwright.async_api import Browser, Error, Page, TimeoutError, async_playwright
 
 from storyrl.store import Store
 from ui.users import set_password
@@ -236,8 +236,8 @@ class Writer:
         """Ask, and stop the model (or leave the line) soon after."""
         await self._ask(wait=False)
         await asyncio.sleep(self.random.uniform(0.3, 3))
-        if await self.page.locator("#stop").is_visible():
-            await self.page.locator("#stop").click()
+        with contextlib.suppress(TimeoutError):  # it has ended by itself
+            await self.page.locator("#stop").click(timeout=5000)
         await self.page.wait_for_function(_SUGGEST_IS, arg=True)
 
     async def leave(self) -> None:
