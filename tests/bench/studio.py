@@ -40,7 +40,7 @@ def main() -> None:
             expect.set_options(timeout=120_000)
             page.goto(server.url)
             room(page, "Library")
-            page.locator(".stories li", has_text=_TITLE).get_by_role("button", name="Open").click()
+            page.locator(".stories .title", has_text=_TITLE).click()
             page.locator("#manuscript .turn").first.wait_for()
             rounds = [measure(page) for _ in range(_ROUNDS + 1)]
         finally:
