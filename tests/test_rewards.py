@@ -13,6 +13,7 @@ from rewards.preference import Preference, fit
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 from storyrl.sft import read_stories, shipped_stories
+from tests.bench.attack_figures import policy_stories, written_stories
 
 _NEAR = StoryText(
     'He stood in the rain. "Come in," she said. At last she forgave her brother.', "Mira forgives her brother."
@@ -102,6 +103,11 @@ def test_guards_leave_written_stories_alone() -> None:
     for guard in GUARDS.values():
         scores = guard().score(written)
         assert sum(scores) / len(scores) < 0.03, guard.name
+
+
+def test_no_honest_story_is_an_echo() -> None:
+    """Neither of the 1,021 written stories nor of the default policy's 120 for the held-out prompts."""
+    assert max(Echo().score([*written_stories(), *policy_stories()])) == 0.0
 
 
 def test_guards_catch_the_gaming_that_they_are_for() -> None:
