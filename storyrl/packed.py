@@ -1,7 +1,7 @@
 """Linear layers whose weight is also kept in the layout that the CPU's matrix product reads fastest.
 
 oneDNN multiplies by a weight matrix in its own blocked layout faster than by a plain one, most of all where there are
-few rows, as in the decoder (`make bench` and `make bench-tune` compare with plain layers). Where there is no gradient by
+few rows, as in the decoder (`make bench` and `make bench-tune` compare with plain ones). Where there is no gradient by
 the weight to work out, such a copy is made at first use and again whenever the weight has changed. It costs the layer's
 memory once more. On a GPU, in bfloat16, and in a torch without these operators the layers are plain ones.
 """
