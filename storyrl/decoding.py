@@ -15,7 +15,9 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from storyrl.prefix_cache import Layers, PrefixCache
+from storyrl.packed import half_weights
+from storyrl.prefix_cache import Layers, PrefixCache, common
+from storyrl.step import Stepper, can_step
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Sampling:
     top_k: int = 0
     """Only the k likeliest tokens; 0: all."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together have this probability (Holtzman et al. 2019); 1: all."""
+    """Only the likeliest tokens that together have this probability (Holtzman et al. 2019), 1,000 at most; 1: all."""
     min_p: float = 0.0
     """Only tokens with at least this share of the likeliest one's probability (Nguyen et al. 2024); 0: off."""
     banned: tuple[str, ...] = ()
@@ -37,6 +39,8 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Divides (or, if negative, multiplies) the logits of tokens already in the row (Keskar et al. 2019); 1: off."""
 
+
+_WORTH_SHARING = 8  # tokens that all contexts begin with
 
 ROLLOUT = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
 
@@ -103,6 +107,8 @@ def sample(
     drop_finished: bool = True,
     refuse: Callable[[list[int], int], bool] | None = None,
     known: PrefixCache | None = None,
+    watch: Callable[[list[list[int]]], bool] | None = None,
+    is_exact: bool = True,
 ) -> list[list[Sampled]]:
     """Draw `samples` continuations of each context.
 
@@ -114,6 +120,8 @@ def sample(
         drop_finished: let finished rows leave the batch (the result is the same, it is only faster).
         refuse: told a row's tokens and its next one; if it answers True, another is drawn in its place.
         known: contexts read earlier, whose beginnings need not be read again; these ones are added.
+        watch: told all rows' tokens after each step but the last; if it answers False, the drawing stops there.
+        is_exact: False may read weights rounded to float16 (storyrl/packed.py): faster where rows are few.
 
     Returns:
         B lists of `samples` rows.
@@ -121,41 +129,37 @@ def sample(
     device = model.device
     rows = len(contexts) * samples
     stops, uniforms = torch.tensor(sorted(stop_ids), device=device), uniforms.to(device)
-    is_token, cache, logits = _read(model, contexts, sampling.max_tokens, known)
-    spread = torch.arange(len(contexts), device=device).repeat_interleave(samples)
-    _take(cache, spread)
-    is_token, logits = is_token[spread], logits[spread]
-    seen = _Seen(contexts, samples, logits) if sampling.repetition_penalty != 1.0 else None
-
     ids = torch.zeros(rows, sampling.max_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(rows, sampling.max_tokens, device=device)
     lengths = torch.zeros(rows, dtype=torch.long, device=device)
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
-    live = torch.arange(rows, device=device)  # live[i]: the row that stands at place i of the batch
-    for step in range(sampling.max_tokens):
-        adjusted = seen.penalise(logits, live, sampling.repetition_penalty) if seen else logits
-        if step == 0 and never_first:
-            adjusted = adjusted.index_fill(1, torch.tensor(sorted(never_first), device=device), -torch.inf)
-        token = choose(adjusted, uniforms[live, step], sampling)
-        if refuse:
-            token = _redraw(refuse, token, adjusted, uniforms[live, step], sampling, ids[live, :step])
-        logprob = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
-        going = ~stopped[live]
-        at = live[going]
-        ids[at, step], logprobs[at, step], lengths[at] = token[going], logprob[going], step + 1
-        stopped[at] = torch.isin(token[going], stops)
-        if seen:
-            seen.add(live, token)
-        going = ~stopped[live]
-        alive = int(going.sum())
-        if alive == 0 or step + 1 == sampling.max_tokens:
-            break
-        if drop_finished and alive <= 0.75 * len(live):
-            keep = going.nonzero().squeeze(1)
-            _take(cache, keep)
-            live, is_token, token = live[keep], is_token[keep], token[keep]
-        is_token = torch.cat([is_token, is_token.new_ones(len(live), 1)], dim=1)
-        logits = _forward(model, token[:, None], is_token, cache)
+    grid = torch.arange(rows, device=device).view(-1, samples)  # the rows that are in the batch, a line a context
+    with half_weights(not is_exact):
+        decoder, logits = _begin(model, contexts, samples, sampling.max_tokens, known)
+        seen = _Seen(contexts, samples, sampling, device) if sampling.repetition_penalty != 1.0 else None
+        for place in range(sampling.max_tokens):
+            live = grid.flatten()
+            adjusted = seen.penalise(logits, live, sampling.repetition_penalty) if seen else logits
+            if place == 0 and never_first:
+                adjusted = adjusted.index_fill(1, torch.tensor(sorted(never_first), device=device), -torch.inf)
+            token = choose(adjusted, uniforms[live, place], sampling)
+            if refuse:
+                token = _redraw(refuse, token, adjusted, uniforms[live, place], sampling, ids[live, :place])
+            logprob = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+            going = ~stopped[live]
+            at = live[going]
+            ids[at, place], logprobs[at, place], lengths[at] = token[going], logprob[going], place + 1
+            stopped[at] = torch.isin(token[going], stops)
+            if seen:
+                seen.add(live, token, place)
+            if bool(stopped[live].all()) or place + 1 == sampling.max_tokens:
+                break
+            if watch and not watch([ids[r, : lengths[r]].tolist() for r in range(rows)]):
+                break
+            if drop_finished and (keep := _worth_keeping(~stopped[grid])) is not None:
+                decoder.take(keep)
+                grid, token = live[keep], token[keep.flatten()]
+            logits = decoder.logits(token)
     return [
         [
             Sampled(ids[r, : lengths[r]].tolist(), logprobs[r, : lengths[r]].tolist(), bool(stopped[r]))
@@ -165,18 +169,34 @@ def sample(
     ]
 
 
+def _worth_keeping(going: torch.Tensor) -> torch.Tensor | None:
+    """Which places of the batch to go on with, [C', S']; None if dropping the finished ones would save too little.
+
+    `going` [C, S]: unfinished rows, a line a context. Contexts keep equally many, so some finished ones may stay.
+    """
+    counts = going.sum(dim=1)
+    lines, width = counts.nonzero().squeeze(1), int(counts.max())
+    if len(lines) * width > 0.75 * going.numel():
+        return None
+    first = going.int().argsort(dim=1, descending=True, stable=True)[lines, :width]
+    return lines[:, None] * going.shape[1] + first
+
+
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Draw one token a row by inverse CDF, [B, V] float32 and [B] to [B].
 
-    Temperature first, then top-k, then top-p on the probabilities of what top-k left, then min-p, as transformers
-    does. Top-p alone looks at the 1,000 likeliest tokens only: sorting all would cost more than the rest of the step.
+    Temperature first, then top-k, then top-p on the probabilities of what top-k left, then min-p, as transformers does.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=1)
     logits, tokens = logits / sampling.temperature, None
-    if sampling.top_k or sampling.top_p < 1:
-        logits, tokens = logits.topk(min(sampling.top_k or 1000, logits.shape[1]), dim=1)
-    probs = logits.softmax(dim=1)
+    if sampling.top_k:
+        logits, tokens = logits.topk(min(sampling.top_k, logits.shape[1]), dim=1)
+        probs = logits.softmax(dim=1)
+    elif sampling.top_p < 1:
+        probs, tokens = _likeliest(logits, sampling.top_p)
+    else:
+        probs = logits.softmax(dim=1)
     if sampling.top_p < 1:
         probs = probs.masked_fill(probs.cumsum(dim=1) - probs >= sampling.top_p, 0.0)
     if sampling.min_p > 0:
@@ -186,20 +206,42 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     return (place if tokens is None else tokens.gather(1, place)).squeeze(1)
 
 
+def _likeliest(logits: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and tokens, likeliest first: enough of them to have `top_p` together, or 1,000; [B, K] both.
+
+    Sorting the vocabulary would cost more than the rest of the step, so 64 are tried first, and only the rows that
+    need more get more (others are filled up with probability 0).
+    """
+    log_total = logits.logsumexp(dim=1, keepdim=True)
+    top, tokens = logits.topk(min(64, logits.shape[1]), dim=1)
+    probs = (top - log_total).exp()
+    wide = (probs.sum(dim=1) < top_p).nonzero().squeeze(1)
+    if len(wide) and logits.shape[1] > 64:
+        more, more_tokens = logits[wide].topk(min(1000, logits.shape[1]), dim=1)
+        room = (0, more.shape[1] - 64)
+        probs, tokens = torch.nn.functional.pad(probs, room), torch.nn.functional.pad(tokens, room)
+        probs[wide], tokens[wide] = (more - log_total[wide]).exp(), more_tokens
+    return probs, tokens
+
+
 class _Seen:
     """Which tokens each row has had, context included, for the repetition penalty."""
 
-    def __init__(self, contexts: Sequence[Sequence[int]], samples: int, logits: torch.Tensor):
-        self.has = torch.zeros_like(logits, dtype=torch.bool)
-        for row, context in enumerate(contexts):
-            self.has[row * samples : (row + 1) * samples, torch.tensor(list(context), device=logits.device)] = True
+    def __init__(self, contexts: Sequence[Sequence[int]], samples: int, sampling: Sampling, device: Any):
+        width = max(map(len, contexts))
+        # Short contexts are filled up with their first token: a token that is named twice is lowered once.
+        before = torch.tensor([[context[0]] * (width - len(context)) + list(context) for context in contexts])
+        before = before.repeat_interleave(samples, dim=0)
+        self.width, self.tokens = width, torch.cat([before, before[:, :1].expand(-1, sampling.max_tokens)], dim=1)
+        self.tokens = self.tokens.to(device)
 
-    def add(self, live: torch.Tensor, token: torch.Tensor) -> None:
-        self.has[live, token] = True
+    def add(self, live: torch.Tensor, token: torch.Tensor, place: int) -> None:
+        self.tokens[live, self.width + place] = token
 
     def penalise(self, logits: torch.Tensor, live: torch.Tensor, penalty: float) -> torch.Tensor:
-        lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
-        return torch.where(self.has[live], lowered, logits)
+        tokens = self.tokens[live]
+        had = logits.gather(1, tokens)
+        return logits.scatter(1, tokens, torch.where(had > 0, had / penalty, had * penalty))
 
 
 def _redraw(
@@ -220,6 +262,35 @@ def _redraw(
     return token
 
 
+def _begin(
+    model: Any, contexts: Sequence[Sequence[int]], samples: int, room: int, known: PrefixCache | None
+) -> tuple["Stepper | _Whole", torch.Tensor]:
+    """Read the contexts: what decodes on from there, and the logits [B, V] of all samples' first tokens."""
+    knows = can_step(model)
+    is_token, cache, logits = _read(model, contexts, 0 if knows else room, known)
+    decoder = Stepper(model, cache, is_token, samples, room) if knows else _Whole(model, cache, is_token, samples)
+    return decoder, logits.repeat_interleave(samples, dim=0)
+
+
+class _Whole:
+    """Decodes with the model's own forward pass, as any causal language model can."""
+
+    def __init__(self, model: Any, cache: Cache, is_token: torch.Tensor, samples: int):
+        self.model, self.cache, self.is_token = model, cache, is_token
+        self.take(torch.arange(len(is_token), device=model.device).repeat_interleave(samples))
+
+    def take(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be taken several times."""
+        for layer in self.cache.layers:
+            layer.take(rows.flatten())
+        self.is_token = self.is_token[rows.flatten()]
+
+    def logits(self, token: torch.Tensor) -> torch.Tensor:
+        """[B, V] float32 after one more token [B] of each row."""
+        self.is_token = torch.cat([self.is_token, self.is_token.new_ones(len(token), 1)], dim=1)
+        return _forward(self.model, token[:, None], self.is_token, self.cache)
+
+
 def _read(
     model: Any, contexts: Sequence[Sequence[int]], room: int, known: PrefixCache | None
 ) -> tuple[torch.Tensor, Cache, torch.Tensor]:
@@ -228,6 +299,8 @@ def _read(
     The columns of a row: padding, what is known of its context, padding again, the rest of it.
     """
     found: list[tuple[int, Layers]] = [known.find(model, ids) if known else (0, []) for ids in contexts]
+    if len(contexts) > 1 and not any(length for length, _ in found):
+        found = [_read_beginning(model, contexts)] * len(contexts)
     before = max(length for length, _ in found)
     width = max(len(ids) - length for ids, (length, _) in zip(contexts, found, strict=True))
     ids = torch.zeros(len(contexts), width, dtype=torch.long, device=model.device)
@@ -247,6 +320,16 @@ def _read(
             own = is_token[row].nonzero().squeeze(1)
             known.keep(context, [(layer.keys[row][:, own], layer.values[row][:, own]) for layer in cache.layers])
     return is_token, cache, logits
+
+
+def _read_beginning(model: Any, contexts: Sequence[Sequence[int]]) -> tuple[int, Layers]:
+    """How many tokens (if it is worth it) all contexts begin with, and their keys and values, read once for all."""
+    length = min(len(context) - 1 for context in contexts)
+    length = min(length, *(common(contexts[0], context) for context in contexts[1:]))
+    if length < _WORTH_SHARING:
+        return 0, []
+    _, cache, _ = _read(model, [contexts[0][:length]], 0, None)
+    return length, [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
 
 def _recall(cache: Cache, known: Sequence[Layers], before: int) -> None:
@@ -273,8 +356,3 @@ def _forward(model: Any, ids: torch.Tensor, is_token: torch.Tensor, cache: Cache
         logits_to_keep=1,
     )
     return output.logits[:, -1].float()
-
-
-def _take(cache: Cache, rows: torch.Tensor) -> None:
-    for layer in cache.layers:
-        layer.take(rows)

@@ -5,11 +5,9 @@ file only reads them back. What it leaves out: scoring and ranking (storyrl/agen
 """
 
 import hashlib
-import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +34,7 @@ class Candidate:
 
     turn: Turn | None
     tokens: int
-    logprob: float  # of all its tokens, nats; nan when the writing was stopped
+    logprob: float  # of all its tokens, nats
     whole: bool  # ends with a sentence end
 
 
@@ -96,22 +94,13 @@ class Policy:
         uniforms = uniform_rows(keys, sampling.max_tokens)
         stops = self._line_ends | self._story_ends
         never_first = self._line_ends if may_end and not opening else stops
-        draw = partial(
-            sample,
+        drawn = sample(
             *(self.model, contexts, candidates, uniforms, sampling, stops, never_first),
             refuse=self._refuser(sampling.banned, opening),
             known=self._known,
+            watch=watch and (lambda rows: watch([self._text(opening, row) for row in rows])),
+            is_exact=False,
         )
-        if watch is None:
-            drawn = draw()
-        else:
-            with _Watched(
-                self.model, len(keys), stops, lambda rows: watch([self._text(opening, r) for r in rows])
-            ) as w:
-                drawn = draw(drop_finished=False)
-            if w.stopped:
-                rows = [Sampled(ids, [math.nan], stopped=False) for ids in w.rows]
-                drawn = [rows[at : at + candidates] for at in range(0, len(rows), candidates)]
         return [[self._candidate(opening, row) for row in rows] for rows in drawn]
 
     def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
@@ -192,40 +181,6 @@ class Policy:
         return sum(
             len(self.tokenizer(format_turn(turn) + "\n", add_special_tokens=False)["input_ids"]) for turn in turns
         )
-
-
-class _Watched:
-    """Reads along while `sample` draws `count` rows (with drop_finished=False), by a hook on the model's calls.
-
-    `look` gets the tokens of each row after every step but the last; when it answers False the drawing ends, the
-    context manager swallows that, and `rows` holds what there is.
-    """
-
-    class _Stopped(Exception):
-        pass
-
-    def __init__(self, model: Any, count: int, stops: Collection[int], look: Callable[[list[list[int]]], bool]):
-        self.model, self.stops, self.look = model, stops, look
-        self.rows: list[list[int]] = [[] for _ in range(count)]
-        self.stopped = self._has_read = False
-
-    def __enter__(self) -> "_Watched":
-        self._hook = self.model.register_forward_pre_hook(self._see, with_kwargs=True)
-        return self
-
-    def _see(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        if self._has_read:  # the first call reads the contexts
-            for row, token in zip(self.rows, kwargs["input_ids"][:, 0].tolist(), strict=True):
-                if not row or row[-1] not in self.stops:
-                    row.append(token)
-            self.stopped = not self.look(self.rows)
-        self._has_read = True
-        if self.stopped:
-            raise self._Stopped
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._hook.remove()
-        return kind is self._Stopped
 
 
 def uniform_rows(keys: Sequence[tuple[object, ...]], width: int) -> torch.Tensor:

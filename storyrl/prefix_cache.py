@@ -29,8 +29,8 @@ class PrefixCache:
         if weights != self._weights:
             self._kept.clear()
             self._weights = weights
-        best = max(self._kept, key=lambda known: _common(known, ids), default=())
-        length = min(_common(best, ids), len(ids) - 1)
+        best = max(self._kept, key=lambda known: common(known, ids), default=())
+        length = min(common(best, ids), len(ids) - 1)
         if length <= 0:
             return 0, []
         self._kept.move_to_end(best)
@@ -38,14 +38,14 @@ class PrefixCache:
 
     def keep(self, ids: Sequence[int], layers: Layers) -> None:
         """Remember a context that was read; what it begins with need not be kept apart."""
-        for known in [known for known in self._kept if _common(known, ids) == len(known)]:
+        for known in [known for known in self._kept if common(known, ids) == len(known)]:
             del self._kept[known]
         self._kept[tuple(ids)] = layers
         while sum(map(len, self._kept)) > self.most_tokens and len(self._kept) > 1:
             self._kept.popitem(last=False)
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens two sequences have in common at their beginning."""
     for place, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:

@@ -450,7 +450,7 @@ def _compare(page: Page, store: Store) -> None:
         expect(page.locator("#blind-status")).to_contain_text(f"Pair {number + 1} of 10")
         expect(page.locator("#blind-result")).to_have_text("")
         for letter, text in zip("ab", pair.texts, strict=True):
-            shown = page.locator(f"#blind-{letter}")
+            shown = page.locator(f"#blind-{letter} article")
             expect(shown.locator("p").first).to_have_text(text.split("\n\n")[0])
             assert shown.inner_text().split() == [letter.upper(), *text.split()]
         looks = [page.locator(f"#blind-{letter} article").inner_html().split("<p>")[0] for letter in "ab"]
