@@ -121,7 +121,10 @@ class Asking:
         line = html.status(f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...", busy=True)
         busy = [gr.update(interactive=False), gr.update(visible=True)]
 
-        def job(watch: Watch) -> list[Suggestion]:
+        def job(tell: Watch) -> list[Suggestion]:
+            def watch(lines: list[str]) -> bool:
+                return tell(lines if any(map(cards.words_of, lines)) else [])
+
             self.meter.read(tree.story)
             story = self.meter.aimed(tree.story)
             story = story.model_copy(update={"prompt": prepare(story.prompt)})

@@ -40,11 +40,16 @@ def _card(number: int, offer: Offer, has_goal: bool, before: float | None) -> st
     )
 
 
-def drafts(texts: Sequence[str]) -> str:
+def words_of(line: str) -> str:
+    """What a turn's line says so far, without its tag, which may be unfinished."""
+    return line.partition("] ")[2] if line.startswith("[") else line
+
+
+def drafts(lines: Sequence[str]) -> str:
     """Suggestions that are still being written; nothing in them is read out."""
-    shown = (text.partition("] ")[2] if text.startswith("[") else text for text in texts)
     rows = "".join(
-        f'<section class="card suggestion draft"><p class="words">{escape(t) or "…"}</p></section>' for t in shown
+        f'<section class="card suggestion draft"><p class="words">{escape(words_of(line)) or "…"}</p></section>'
+        for line in lines
     )
     return f'<div class="cards" aria-busy="true">{rows}</div>'
 

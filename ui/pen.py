@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from storyrl.errors import InputError
 from ui.users import writer
 
-_EVERY = 0.25  # seconds between two looks at a job
+_EVERY = 0.5  # seconds between two looks at a job; more often takes time from the model on a small machine
 _MOST = 20  # jobs of one writer that wait at once
 _NEWEST = 0.3  # weight of the newest job in the mean duration of its kind
 
@@ -85,13 +85,21 @@ class _Ticket:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     stopped: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    news: threading.Event = field(default_factory=threading.Event)
+    """Set when there is something to see for the first time, and at the end: look at it at once."""
     started: float | None = None
     told: Any = None
     outcome: Done[Any] | BaseException | None = None
 
     def tell(self, what: Any) -> bool:
+        if what and not self.told:
+            self.news.set()
         self.told = what
         return not self.stopped.is_set()
+
+    def end(self) -> None:
+        self.ended.set()
+        self.news.set()
 
     def work(self) -> None:
         try:
@@ -114,7 +122,8 @@ class Pen:
     def run(
         self, key: str, job: Callable[[Callable[[P], bool]], T], kind: str = "writing", rank: Rank = Rank.USUAL
     ) -> Iterator[Waiting | Seen[P] | Done[T]]:
-        """Wait in line, then run a job; yields how it stands four times a second, and at last `Done`.
+        """Wait in line, then run a job; yields how it stands twice a second and as soon as there is something to
+        see, and at last `Done`.
 
         The first `next` joins the line. Closing the iterator leaves it, or tells the running job to stop, without
         waiting for that. gradio closes it when the page is closed, but not always: see `leave`.
@@ -133,8 +142,11 @@ class Pen:
         """
         ticket = self._join(key, job, kind, rank)
         try:
-            while not ticket.ended.wait(_EVERY):
-                yield self._state(ticket)
+            while not ticket.ended.is_set():
+                ticket.news.wait(_EVERY)
+                ticket.news.clear()
+                if not ticket.ended.is_set():
+                    yield self._state(ticket)
             if isinstance(ticket.outcome, BaseException):
                 raise ticket.outcome
             if ticket.outcome is not None:
@@ -180,7 +192,7 @@ class Pen:
                 ticket.stopped.set()
                 if ticket in self._line:
                     self._line.remove(ticket)
-                    ticket.ended.set()
+                    ticket.end()
 
     def _state(self, ticket: _Ticket) -> Waiting | Seen[Any]:
         with self._lock:
@@ -211,7 +223,7 @@ class Pen:
                     took = time.monotonic() - ticket.started
                     mean = self._means.get(ticket.kind, took)
                     self._means[ticket.kind] = mean + _NEWEST * (took - mean)
-            ticket.ended.set()
+            ticket.end()
 
 
 def ordinal(number: int) -> str:
