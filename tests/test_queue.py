@@ -22,6 +22,7 @@ from storyrl.errors import InputError
 from storyrl.policy import Policy, Watch
 from storyrl.store import OWNER, Store
 from storyrl.story import Kind, Prompt, Story, Turn
+from ui import pen as pen_module
 from ui.goal import GoalMeter
 from ui.pen import Done, Pen, Rank, Seen, Waiting, ordinal
 from ui.users import writer
@@ -108,8 +109,8 @@ def test_the_time_in_line_is_what_is_left_of_those_before(held: tuple[Pen, Held,
         reader.join(10)
     waits = [[event.seconds for event in reader.events if isinstance(event, Waiting)] for reader in readers]
     assert waits[0] == []
-    assert waits[1][0] == pytest.approx(0.75, abs=0.2)  # a second each; looked at after a quarter
-    assert waits[2][0] == pytest.approx(1.75, abs=0.2)
+    assert waits[1][0] == pytest.approx(1 - pen_module._EVERY, abs=0.2)  # a second each; looked at after _EVERY
+    assert waits[2][0] == pytest.approx(2 - pen_module._EVERY, abs=0.2)
     assert all(later < earlier for row in waits for earlier, later in pairwise(row) if later)
 
 
