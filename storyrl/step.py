@@ -49,7 +49,8 @@ class Stepper:
             self.lengths, self.before = self.lengths[contexts], [(k[contexts], v[contexts]) for k, v in self.before]
             self.mask = None if self.mask is None else self.mask[contexts]
         self.samples = rows.shape[1]
-        place = (contexts[:, None, None], torch.arange(self.since[0][0].shape[1])[None, :, None], samples[:, None])
+        heads = torch.arange(self.since[0][0].shape[1], device=rows.device)
+        place = (contexts[:, None, None], heads[None, :, None], samples[:, None])
         self.since = [(keys[place], values[place]) for keys, values in self.since]
 
     def logits(self, token: torch.Tensor) -> torch.Tensor:
