@@ -6,18 +6,20 @@ gets. What it leaves out: the text format (prompts/template.py).
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
-from prompts.template import encode_head, format_turn, head_text, prompt_lines, turn_ids
+from prompts.template import encode_head, format_turn, head_text, prompt_lines
 from storyrl.story import LoreEntry, Prompt, Story, Turn
 
 LORE_SHARE = 4
 """Lore takes at most the budget divided by this."""
 LORE_WINDOW = 8
 """In how many of the latest turns the keys of lore are looked for; the premise counts as the turn before the first."""
+_STEPS = 8
 _BEFORE_STYLE = ("premise", "goal", "characters", "memory", "lore")
 
 
@@ -58,7 +60,7 @@ class Context:
 
 def context_ids(story: Story, tokenizer: Any, budget: int) -> list[int]:
     """What the model reads before it writes the next turn, in at most `budget` tokens; the rule: `context_parts`."""
-    return _read(story, tokenizer, budget)[0].ids
+    return context_parts(story, tokenizer, budget).ids
 
 
 def context_parts(story: Story, tokenizer: Any, budget: int) -> Context:
@@ -66,20 +68,24 @@ def context_parts(story: Story, tokenizer: Any, budget: int) -> Context:
 
     Premise, goal, characters, memory and style always stay whole. Enabled lore joins the memory in its order when it
     is always in or when a key of it stands in the latest turns, as long as it fits into a quarter of the budget. Of
-    the turns come the latest ones that fit, whole turns only, and the author's note stands before the last
-    `note_depth` of them. If the prompt alone exceeds the budget its beginning is cut (the instruction goes first).
+    the turns come the latest that fit, whole turns only (see `first_turn`), and the author's note stands before the
+    last `note_depth` of them. If the prompt alone exceeds the budget its beginning is cut (the instruction goes first).
     """
-    context, first = _read(story, tokenizer, budget)
-    if not first:
-        return context
-    lines = [format_turn(turn) + "\n" for turn in story.turns[:first]]
-    rows = tokenizer(lines, add_special_tokens=False)["input_ids"]
-    early = [
-        Part("turn", f"Turn {number}", line, tuple(ids), included=False, why="no room")
-        for number, (line, ids) in enumerate(zip(lines, rows, strict=True), start=1)
-    ]
-    at = next((i for i, part in enumerate(context.parts) if part.kind in ("note", "turn")), len(context.parts))
-    return replace(context, parts=(*context.parts[:at], *early, *context.parts[at:]))
+    head, unread = _head(story, tokenizer, budget)
+    room = budget - sum(part.tokens for part in head)
+    if room < 0:
+        head = _cut(head, -room, tokenizer)
+    note = _note(story.prompt, tokenizer)
+    if note and note.tokens > room:
+        note = replace(note, included=False, why="no room")
+    if note and note.included:
+        room -= note.tokens
+    turns = _turns(story.turns, room, tokenizer)
+    if note:
+        latest = sum(part.included for part in turns)
+        turns.insert(len(turns) - min(story.prompt.note_depth, latest), note)
+    lore_end = max((i for i, part in enumerate(head) if part.kind in _BEFORE_STYLE), default=-1) + 1
+    return Context((*head[:lore_end], *unread, *head[lore_end:], *turns), budget)
 
 
 def triggered(lore: Sequence[LoreEntry], story: Story) -> list[tuple[LoreEntry, str]]:
@@ -104,33 +110,31 @@ def _mentions(text: str, key: str) -> bool:
     return key in text and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text) is not None
 
 
-def _read(story: Story, tokenizer: Any, budget: int) -> tuple[Context, int]:
-    """The context without the turns that had no room, and how many those are."""
-    head, unread = _head(story, tokenizer, budget)
-    room = budget - sum(part.tokens for part in head)
-    if room < 0:
-        head = _cut(head, -room, tokenizer)
-    note = _note(story.prompt, tokenizer)
-    if note and note.tokens > room:
-        note = replace(note, included=False, why="no room")
-    if note and note.included:
-        room -= note.tokens
-    turns: list[Part] = []
-    for number, turn in reversed(list(enumerate(story.turns, start=1))):
-        part = _turn(turn, number, tokenizer)
-        if part.tokens > room:
-            break
-        turns.insert(0, part)
-        room -= part.tokens
-    first = len(story.turns) - len(turns)
-    if note:
-        turns.insert(max(0, len(turns) - story.prompt.note_depth), note)
-    lore_end = max((i for i, part in enumerate(head) if part.kind in _BEFORE_STYLE), default=-1) + 1
-    return Context((*head[:lore_end], *unread, *head[lore_end:], *turns), budget), first
+def _turns(turns: Sequence[Turn], room: int, tokenizer: Any) -> list[Part]:
+    """The turns, of which the latest are included."""
+    lines = [format_turn(turn) + "\n" for turn in turns]
+    rows = tokenizer(lines, add_special_tokens=False)["input_ids"] if lines else []
+    first = first_turn([len(ids) for ids in rows], room)
+    return [
+        Part("turn", f"Turn {n}", line, tuple(ids), included=n > first, why="" if n > first else "no room")
+        for n, (line, ids) in enumerate(zip(lines, rows, strict=True), start=1)
+    ]
 
 
-def _turn(turn: Turn, number: int, tokenizer: Any) -> Part:
-    return Part("turn", f"Turn {number}", format_turn(turn) + "\n", tuple(turn_ids(turn, tokenizer)))
+def first_turn(tokens: Sequence[int], room: int) -> int:
+    """How many of the first turns are left out, for turns of so many tokens.
+
+    Left out is a multiple of an eighth of the room, or the few tokens more that make it whole turns. So the context of
+    a long story keeps its beginning for a while as the story grows, and what was read of it need not be read again.
+    Where that would leave no turn, as many are left out as must be.
+    """
+    ends = list(accumulate(tokens))
+    excess = ends[-1] - room if ends else 0
+    if excess <= 0:
+        return 0
+    step = max(room // _STEPS, 1)
+    by_steps = bisect_left(ends, -(-excess // step) * step) + 1
+    return by_steps if by_steps < len(ends) else min(bisect_left(ends, excess) + 1, len(ends))
 
 
 def _note(prompt: Prompt, tokenizer: Any) -> Part | None:

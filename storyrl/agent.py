@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from prompts.context import Context
 from rewards.base import StoryText
 from rewards.composite import Composite
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.policy import WRITING, Candidate, Policy, Watch
 from storyrl.rewrite import FIT, Passage, rewrite
 from storyrl.story import Story, Turn, prose
@@ -57,6 +57,10 @@ class Agent:
         """
         drawn = self.policy.write([story], candidates, seed, sampling, may_end=False, opening=opening, watch=watch)
         return self._ranked([story], drawn)[0]
+
+    def read_ahead(self, story: Story, sampling: Sampling = WRITING) -> bool:
+        """Read a piece of what `suggest` would have to read first; whether more is left."""
+        return self.policy.read_ahead(story, sampling)
 
     def rewrite(
         self,

@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from storyrl.threads import aside
+
 _ROWS = 64  # what the layout is made for; any number of rows can be multiplied
 _FEW = 128  # rows up to which float16 weights are the faster ones
 _LARGEST = 60_000  # beyond it float16 ends
@@ -104,4 +106,4 @@ def _has_fbgemm() -> bool:
 
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-HAS_FBGEMM = HAS_ONEDNN and _has_fbgemm()
+HAS_FBGEMM = HAS_ONEDNN and aside(_has_fbgemm)

@@ -15,7 +15,8 @@ import torch
 from prompts.context import Context, context_ids, context_parts
 from prompts.template import end_at_sentence, format_turn, parse_turn, parse_turns
 from storyrl import models
-from storyrl.decoding import ROLLOUT, Sampled, Sampling, sample
+from storyrl.choosing import ROLLOUT, Sampling
+from storyrl.decoding import Sampled, read_ahead, sample
 from storyrl.prefix_cache import PrefixCache
 from storyrl.story import Prompt, Story, Turn
 from storyrl.tuning.episodes import Episode
@@ -102,6 +103,14 @@ class Policy:
             is_exact=False,
         )
         return [[self._candidate(opening, row) for row in rows] for rows in drawn]
+
+    def read_ahead(self, story: Story, sampling: Sampling = WRITING, most: int = 256) -> bool:
+        """Read the next `most` tokens of what `write` would have to read first; whether more are left.
+
+        256 tokens of a long story are about a second's work for the bundled model on two cores.
+        """
+        ids = context_ids(story, self.tokenizer, self.context_limit - sampling.max_tokens)
+        return read_ahead(self.model, ids, most, self._known) > 0
 
     def context(self, story: Story, sampling: Sampling = WRITING) -> Context:
         """What the model reads before it writes the next turn, part by part, and what it had no room for."""

@@ -13,7 +13,7 @@ import torch
 
 from prompts.context import context_ids
 from prompts.template import end_at_sentence, format_turn
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import WRITING, Policy, Watch
 from storyrl.story import Prompt, Story, Turn

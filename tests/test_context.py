@@ -1,10 +1,11 @@
 """What the model reads: the parts of the context, note and lore, against the real tokenizers' ids."""
 
+import math
 from typing import Any
 
 import pytest
 
-from prompts.context import Context, context_ids, context_parts
+from prompts.context import Context, context_ids, context_parts, first_turn
 from prompts.template import format_prompt, format_turn, head_ids, head_text
 from storyrl.story import Kind, LoreEntry, Prompt, Story, Turn
 
@@ -72,7 +73,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def _before_there_were_parts(story: Story, tokenizer: Any, budget: int) -> list[int]:
-    """The algorithm as it was before note and lore, kept as the golden reference."""
+    """The algorithm as it was before note and lore, the golden reference; since then turns are left out by eighths."""
     body = format_prompt(story.prompt)
     instruction = "Write a story in turns, one a line: [narrate] what happens, [say NAME] speech, [do NAME] action."
     if getattr(tokenizer, "chat_template", None):
@@ -82,13 +83,14 @@ def _before_there_were_parts(story: Story, tokenizer: Any, budget: int) -> list[
     else:
         head = list(tokenizer(f"{instruction}\n\n{body}\n\nStory:\n", add_special_tokens=True)["input_ids"])
     room = budget - len(head)
-    kept: list[list[int]] = []
-    for turn in reversed(story.turns):
-        ids = list(tokenizer(format_turn(turn) + "\n", add_special_tokens=False)["input_ids"])
-        if len(ids) > room:
+    rows = [list(tokenizer(format_turn(turn) + "\n", add_special_tokens=False)["input_ids"]) for turn in story.turns]
+    kept, excess = rows, sum(map(len, rows)) - room
+    for out in (math.ceil(excess / max(room // 8, 1)) * max(room // 8, 1), excess):
+        kept = list(rows)
+        while kept and out > 0:
+            out -= len(kept.pop(0))
+        if kept:
             break
-        kept.insert(0, ids)
-        room -= len(ids)
     return (head + [token for ids in kept for token in ids])[-budget:]
 
 
@@ -229,3 +231,18 @@ def test_five_hundred_entries_are_fast() -> None:
     start = time.process_time()
     context_ids(story, tokenizer, 4000)
     assert time.process_time() - start < 0.5
+
+
+def test_a_long_storys_context_seldom_begins_elsewhere() -> None:
+    tokens, starts = [40] * 400, set()
+    for count in range(401):
+        first = first_turn(tokens[:count], 8000)
+        assert sum(tokens[first:count]) <= 8000
+        assert count <= 200 or sum(tokens[first:count]) >= 8000 - 1000 - 40
+        starts.add(first)
+    assert starts == {0, *range(25, 201, 25)}
+    assert first_turn([], 100) == 0
+    assert first_turn([50, 90], 100) == 1  # by steps of 12: 48 of the first, so all of it
+    assert first_turn([90, 95], 100) == 1  # by steps both would go
+    assert first_turn([50, 120], 100) == 2  # the last turn alone is too long
+    assert first_turn([50], -3) == 1

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from storyrl.decoding import Sampling, choose, sample
+from storyrl.choosing import Sampling, choose
+from storyrl.decoding import read_ahead, sample
 from storyrl.prefix_cache import PrefixCache
 from storyrl.tuning.episodes import Episode, collate
 from storyrl.tuning.logprobs import action_logprobs
@@ -96,6 +97,18 @@ def test_known_beginnings_change_nothing(tiny: Any) -> None:
         for a, b in zip(one, other, strict=True):
             assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
     assert [known.find(tiny, context)[0] for context in contexts] == [7, 2, 2, 2]
+
+
+def test_reading_ahead_changes_nothing(tiny: Any) -> None:
+    known, uniforms, context = PrefixCache(), torch.rand(2, 6), [1, 2, 3, 4, 5, 6, 7]
+    assert [read_ahead(tiny, context, 3, known) for _ in range(4)] == [4, 1, 0, 0]
+    assert known.find(tiny, [*context, 8])[0] == 6  # the last one is left to whoever needs its logits
+    settings = Sampling(max_tokens=6)
+    before = sample(tiny, [[*context, 8]], 2, uniforms, settings, set())
+    after = sample(tiny, [[*context, 8]], 2, uniforms, settings, set(), known=known)
+    for one, other in zip(before[0], after[0], strict=True):
+        assert one.ids == other.ids
+        assert torch.allclose(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4)
 
 
 def test_known_contexts_are_bounded_and_forgotten_with_the_weights(tiny: Any) -> None:

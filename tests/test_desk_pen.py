@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import Policy
 from storyrl.story import Kind, Prompt, Story, Turn

@@ -17,7 +17,7 @@ from rewards.base import StoryText
 from rewards.composite import Composite, Term
 from rewards.guards import Repetition
 from storyrl.agent import Agent, Suggestion
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import Policy, Watch
 from storyrl.store import OWNER, Store

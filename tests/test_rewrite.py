@@ -11,7 +11,7 @@ from prompts.template import format_turn
 from rewards.base import Scorer, StoryText
 from rewards.composite import Composite, Term
 from storyrl.agent import Agent
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import WRITING, Candidate, Policy, Watch
 from storyrl.rewrite import FIT, MOST_WORDS, Passage, joints, passage, rewrite

@@ -20,9 +20,9 @@ from rewards.composite import Composite, Term
 from rewards.goal import GoalReached
 from rewards.guards import Repetition, TooShort
 from storyrl.agent import Agent, Suggestion
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
-from storyrl.policy import Watch
+from storyrl.policy import WRITING, Watch
 from storyrl.store import Answer, Store
 from storyrl.story import Kind, Story, Turn
 from ui.app import launch
@@ -71,6 +71,9 @@ class FakeAgent:
             scores = {"goal": 0.9 if number == 1 else 0.25, "repetition": 0.1 * (number == 1), "short": 0.0}
             rows.append(Suggestion(turn, turn.text, scores, {}, self.reward.reward(scores), 9, True))
         return rows
+
+    def read_ahead(self, story: Story, sampling: Sampling = WRITING) -> bool:
+        return False
 
     def write_all(self, stories: Sequence[Story], turns: int, candidates: int, seed: int) -> list[Story]:
         time.sleep(0.3)

@@ -12,6 +12,7 @@ from storyrl import models
 from storyrl.agent import Agent
 from storyrl.policies import POLICY, TASTE, Policies
 from storyrl.policy import Policy
+from storyrl.threads import aside
 
 _MOST = 3  # policies, and tastes, that are loaded at once beside those that the studio was started with
 
@@ -83,7 +84,7 @@ class _Latest(Generic[T]):
         """What has a name; `load` gets the name when it is not there yet."""
         with self._lock:
             if name not in self._there:
-                self._there[name] = load(name)
+                self._there[name] = aside(lambda: load(name))
             self._there.move_to_end(name)
             while len(self._there) > _MOST:
                 self._there.popitem(last=False)

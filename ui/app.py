@@ -1,6 +1,7 @@
 """The studio as a gradio page: the tabs put together, how it looks, and the server."""
 
 import os
+import threading
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -12,10 +13,11 @@ from storyrl.console import say
 from storyrl.errors import InputError
 from storyrl.policies import Policies
 from storyrl.store import Store
+from storyrl.story import Prompt, Story
 from ui.agents import OwnAgent
 from ui.desk import Desk
 from ui.library import LibraryTab
-from ui.pen import Pen
+from ui.pen import Pen, Rank
 from ui.rate import RateTab
 from ui.tune import TuneTab
 from ui.users import SIGN_IN, Door, is_loopback, writer
@@ -34,6 +36,7 @@ _OPEN = (
 def build(agent: Agent, store: Store, accounts: bool = False) -> gr.Blocks:
     """The page; with accounts it says who is signed in."""
     mine, pen = store.for_owner(writer.get), Pen()
+    threading.Thread(target=_warm_up, args=(agent, pen), daemon=True).start()
     policies = Policies(mine, agent.policy_name)
     agent = own = OwnAgent(agent, policies)
     with gr.Blocks(title="storyrl studio", analytics_enabled=False) as page:
@@ -57,6 +60,13 @@ def build(agent: Agent, store: Store, accounts: bool = False) -> gr.Blocks:
         rate.connect(pairs, page)
         tune.connect(bench, page)
     return page
+
+
+def _warm_up(agent: Agent, pen: Pen) -> None:
+    """Do what the model does once, such as to lay its weights out for reading, before somebody has to wait for it."""
+    story = Story(id="warm-up", prompt=Prompt(premise="A story begins."))
+    for _ in pen.run("warm-up", lambda _: agent.read_ahead(story), "ahead", Rank.IDLE):
+        pass
 
 
 def _leaver(pen: Pen) -> Callable[[gr.Request], None]:

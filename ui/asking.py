@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from storyrl.agent import Agent, Suggestion
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError
 from storyrl.policy import Watch
 from storyrl.store import ShownCandidate, Tree
@@ -118,8 +118,9 @@ class Asking:
         prepare: Callable[[Any], Any] = lambda prompt: prompt,
     ) -> Iterator[list[Any]]:
         tree, sampling = self.desk.look(place).tree, self._sampling()
-        line = html.status(f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...", busy=True)
-        busy = [gr.update(interactive=False), gr.update(visible=True)]
+        reading = html.status("Reading the story ...", busy=True)
+        writing = html.status(f"Writing {int(count)} suggestions ..." if count > 1 else "Writing ...", busy=True)
+        same = [gr.skip(), gr.skip()]
 
         def job(tell: Watch) -> list[Suggestion]:
             def watch(lines: list[str]) -> bool:
@@ -130,18 +131,22 @@ class Asking:
             story = story.model_copy(update={"prompt": prepare(story.prompt)})
             return self.agent.suggest(story, int(count), secrets.randbits(31), sampling, opening, watch)
 
-        yield [cards.drafts([""] * int(count)), line, *busy]
-        said = ""
+        yield [cards.drafts([""] * int(count)), reading, gr.update(interactive=False), gr.update(visible=True)]
+        said, shown = "", reading
         try:
             for event in self.pen.run(window(request), job):
                 match event:
                     case Waiting():
-                        yield [gr.skip(), waiting_line(event), *busy]
+                        shown = waiting_line(event)
+                        yield [gr.skip(), shown, *same]
                     case Seen(told):
-                        yield [cards.drafts(told or [""] * int(count)), line, *busy]
+                        line = writing if told else reading
+                        words = cards.drafts(told) if told else gr.skip()
+                        yield [words, gr.skip() if shown == line else line, *same]
+                        shown = line
                     case Done(suggestions):
                         said = self._keep(tree, suggestions)
-            yield [gr.skip(), html.status(said), gr.skip(), gr.skip()]
+            yield [self.table(self.desk.look(place)), html.status(said), *same]
         except Exception:
             yield [self.table(self.desk.look(place)), html.status(""), *_READY]  # gradio goes no further after errors
             raise

@@ -8,7 +8,7 @@ from itertools import groupby
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from prompts.context import Context, Part
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.errors import InputError, first_problem
 from storyrl.policy import WRITING
 from storyrl.story import LoreEntry, Prompt

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from storyrl.agent import Agent, Suggestion
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
 from storyrl.policy import Watch
 from storyrl.rewrite import Passage
 from storyrl.store import ShownCandidate, Tree

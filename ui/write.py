@@ -3,13 +3,15 @@
 Only the components and how they hang together; what a step does is in ui/desk.py, how things look in the HTML files.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from storyrl.agent import Agent
-from storyrl.decoding import Sampling
+from storyrl.choosing import Sampling
+from storyrl.errors import InputError
 from storyrl.store import Stale
 from storyrl.story import Kind, Story, Turn
 from ui import cards, control, html
@@ -18,7 +20,7 @@ from ui.asking import Asking, who_acts
 from ui.desk import Desk
 from ui.goal import GoalMeter, goal_panel
 from ui.manuscript import manuscript, side_by_side
-from ui.pen import Pen, Rank
+from ui.pen import Done, Pen, Rank
 from ui.reading import ReadingTabs
 from ui.rewriting import RewritingPanel
 from ui.session import Place
@@ -153,7 +155,8 @@ class WriteTab:
 
     def _measured(self, event: Any) -> None:
         where, outputs = [self.place, self.memory], [self.goal_panel, self.table]
-        wire(event, self._measure, where, outputs, FREE_QUEUE, mode="always_last")
+        measured = wire(event, self._measure, where, outputs, FREE_QUEUE, mode="always_last")
+        wire(measured.then, self._read_ahead, where, [], FREE_QUEUE, mode="multiple")
 
     def connect_reload(self, page: gr.Blocks) -> None:
         """Bring the open story back whenever the page loads."""
@@ -210,6 +213,21 @@ class WriteTab:
 
     def _reader(self, story: Story) -> Callable[[Callable[[Any], bool]], Any]:
         return lambda _: self.meter.read(story, _READ_AT_ONCE)
+
+    def _read_ahead(self, place: Place | None, memory: object, request: gr.Request) -> None:
+        """Let the model read what it has not read of the story while nobody waits for it: suggestions begin sooner."""
+        key, place = window(request, "ahead"), Place.now(place, memory)
+        self.pen.stop(key)  # what the step before began
+        if place.story is None:
+            return
+        with contextlib.suppress(InputError):  # whoever asks for suggestions will be told
+            story, sampling = self.desk.look(place).tree.story, self._sampling()
+
+            def piece(tell: Callable[[Any], bool]) -> bool:
+                return self.agent.read_ahead(self.meter.aimed(story), sampling) and tell(None)
+
+            while any(event == Done(True) for event in self.pen.run(key, piece, "ahead", Rank.IDLE)):
+                pass
 
     # --- steps --------------------------------------------------------------------------------------------------------
 

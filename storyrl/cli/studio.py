@@ -39,6 +39,7 @@ def studio(
 ) -> None:
     """Open the page where you write with the model and rate its stories."""
     from storyrl.store import Store
+    from storyrl.threads import aside
 
     set_up(quiet, threads)
     from ui.app import launch
@@ -46,7 +47,8 @@ def studio(
 
     store, door = Store(db), Door(auth_file) if auth_file else None
     say("loading models ...")
-    launch(load_agent(policy, device, taste, reward), store, host, port, browser, door)
+    agent = aside(lambda: load_agent(policy, device, taste, reward))
+    launch(agent, store, host, port, browser, door)
 
 
 @app.command("studio-password", epilog=examples("storyrl studio-password Ann --auth-file users.txt"))

@@ -15,7 +15,8 @@ import torch
 from prompts.readers import read_prompts
 from prompts.template import head_ids
 from storyrl import packed
-from storyrl.decoding import Sampling, sample
+from storyrl.choosing import Sampling
+from storyrl.decoding import sample
 from storyrl.policy import Policy
 
 _TOKENS, _ROUNDS = 64, 3
