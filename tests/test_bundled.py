@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from prompts.readers import read_prompts
 from rewards import composite
 from storyrl import models
 from storyrl.agent import Agent
+from storyrl.choosing import Sampling
 from storyrl.config import TuneConfig
 from storyrl.generate import generate
 from storyrl.policy import Policy
 from storyrl.sft import SFTConfig, fine_tune, perplexity, read_stories, shipped_stories, split
-from storyrl.story import Kind, Story
+from storyrl.story import Kind, Story, Turn
 from storyrl.tuning.episodes import collate, share_prefix
 from storyrl.tuning.learner import Learner
 from storyrl.tuning.logprobs import plain_logprobs, shared_logprobs
@@ -49,6 +51,31 @@ def test_suggestions_are_ranked(bundled: Policy) -> None:
     whole = [suggestion.reward for suggestion in suggestions if suggestion.whole]
     assert whole == sorted(whole, reverse=True)
     assert all(suggestion.turn.kind in Kind for suggestion in suggestions)
+
+
+def test_a_story_that_was_read_ahead_goes_on_the_same() -> None:
+    prompt = read_prompts("starter:heldout")[0]
+    story = Story(id="long", prompt=prompt, turns=_told(2000))
+    fresh, reader = Policy.load(), Policy.load()
+    pieces = 1
+    while reader.read_ahead(story):
+        pieces += 1
+    assert 1900 / 256 < pieces < 3000 / 256
+    greedy = Sampling(max_tokens=12, temperature=0)
+    started = time.perf_counter()
+    [[ahead]] = reader.write([story], 1, 0, greedy)
+    took = time.perf_counter() - started
+    started = time.perf_counter()
+    [[anew]] = fresh.write([story], 1, 0, greedy)
+    assert ahead.turn == anew.turn
+    assert took < (time.perf_counter() - started) / 2
+
+
+def _told(tokens: int) -> tuple[Turn, ...]:
+    """Turns of written stories with about so many tokens."""
+    turns = [turn for story in read_stories(shipped_stories()) for turn in story.turns]
+    words = [sum(len(turn.text.split()) for turn in turns[:count]) for count in range(len(turns))]
+    return tuple(turns[: next(count for count, n in enumerate(words) if n > 0.7 * tokens)])
 
 
 def test_supervised_stage_lowers_held_out_perplexity() -> None:

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from storyrl import packed
-from storyrl.choosing import Sampling, choose
-from storyrl.decoding import _WORTH_SHARING, _likeliest, sample
+from storyrl.choosing import Sampling, _likeliest, choose
+from storyrl.decoding import _WORTH_SHARING, sample
 from storyrl.step import Stepper, can_step
 from storyrl.tuning.lora import lora_layers, with_lora
 from tests.conftest import tiny_model

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
@@ -47,6 +47,8 @@ class FakeAgent:
     """Writes numbered sentences without a model; fails when the premise says so."""
 
     policy_name = "secret-policy-name"
+    ahead: ClassVar[list[tuple[str, int]]] = []
+    """Premise and number of turns of what was read ahead, a piece each."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -73,7 +75,8 @@ class FakeAgent:
         return rows
 
     def read_ahead(self, story: Story, sampling: Sampling = WRITING) -> bool:
-        return False
+        self.ahead.append((story.prompt.premise, len(story.turns)))
+        return self.ahead.count(self.ahead[-1]) < 3
 
     def write_all(self, stories: Sequence[Story], turns: int, candidates: int, seed: int) -> list[Story]:
         time.sleep(0.3)
@@ -222,6 +225,19 @@ def test_write_pick_edit_reload_restart_and_rate(context: BrowserContext, tmp_pa
     assert comparison.comment == "I like the rain."
     assert store.counts()["turns"] == 2
     assert [turn.author for turn in _only_story(store).turns] == ["policy", "edited"]
+
+
+def test_a_story_is_read_ahead_after_each_step(page: Page) -> None:
+    premise = "A story that is read ahead."
+    start(page, premise)
+    add(page, "It went on.")
+    for _ in range(50):
+        if FakeAgent.ahead.count((premise, 1)) == 3:
+            break
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(300)
+    assert FakeAgent.ahead.count((premise, 1)) == 3  # until nothing was left, and no longer
+    assert 1 <= FakeAgent.ahead.count((premise, 0)) <= 3
 
 
 def _write(page: Page) -> None:
