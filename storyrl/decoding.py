@@ -226,7 +226,7 @@ def _read(
     logits = _forward(model, ids, is_token, cache)
     if known:
         for row, context in enumerate(contexts):
-            own = slice(None) if is_token[row].all() else is_token[row].nonzero().squeeze(1)
+            own = slice(before + width) if len(contexts) == 1 else is_token[row].nonzero().squeeze(1)
             known.keep(context, [(layer.keys[row][:, own], layer.values[row][:, own]) for layer in cache.layers])
     return is_token, cache, logits
 

@@ -494,6 +494,8 @@ def test_library(page: Page, tmp_path: Path) -> None:
     expect(page.locator(".stories li")).to_have_count(2)
     page.locator(".stories .title").first.click()
     expect(page.locator(".manuscript .premise")).to_have_text("A story for the library")
+    side(page, "Goal")
+    expect(page.locator(".curve")).to_contain_text("after each of 1 turn")  # read without a further step
 
 
 def test_after_a_failure_the_page_can_be_used_again(page: Page) -> None:

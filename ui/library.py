@@ -51,7 +51,9 @@ class LibraryTab:
         outputs = [self.list, self.said, self.tabs, self.file, *self.write.view_outputs]
         done = wire(self.list.click, self._act, [self.search, *where], outputs)
         done.success(None, [self.file], js=_DOWNLOAD, api_visibility="private")
-        wire(self.bring.upload, self._import, [self.bring, self.search, *where], outputs)
+        brought = wire(self.bring.upload, self._import, [self.bring, self.search, *where], outputs)
+        for event in (done, brought):
+            self.write.measured(event.success)
 
     def _list(self, search: str | None) -> str:
         with friendly():

@@ -146,14 +146,15 @@ class WriteTab:
         self._step(self.rewriting.panel.click, self._act, where, [*view, *own])
         self.rewriting.connect(lambda event: wire(event, self._act, where, [*view, *own]), where, self.asking.count)
         self.reading.connect(where)
-        self.asking.connect(where, own, self.finish, self.table, self._measured)
+        self.asking.connect(where, own, self.finish, self.table, self.measured)
         wire(self.kind.change, who_acts, [self.kind], [self.actor], queue=None, mode="always_last")
 
     def _step(self, event: Any, step: Callable[..., Any], inputs: Any, outputs: Any = None, mode: str = "once") -> None:
         """A step, and after it the goal meter, which runs a model."""
-        self._measured(wire(event, step, inputs, outputs or self.view_outputs, mode=mode).success)
+        self.measured(wire(event, step, inputs, outputs or self.view_outputs, mode=mode).success)
 
-    def _measured(self, event: Any) -> None:
+    def measured(self, event: Any) -> None:
+        """What follows after an event that changed the story or opened one: the goal meter, and reading ahead."""
         where, outputs = [self.place, self.memory], [self.goal_panel, self.table]
         measured = wire(event, self._measure, where, outputs, FREE_QUEUE, mode="always_last")
         wire(measured.then, self._read_ahead, where, [], FREE_QUEUE, mode="multiple")

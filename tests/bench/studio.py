@@ -5,6 +5,7 @@ click follows at once, while the page still draws what was picked and the model 
 later, as of a writer who looks at it first. Prints medians and the slowest. Run it on a machine that does nothing else.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -43,6 +44,10 @@ _ASK = """() => new Promise(done => {
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rest", type=float, default=0, help="seconds from opening the story to the first click")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         server = Server(Path(scratch))
         try:
@@ -58,11 +63,12 @@ def main() -> None:
             room(page, "Library")
             page.locator(".stories .title", has_text=_TITLE).click()
             page.locator("#manuscript .turn").first.wait_for()
+            page.wait_for_timeout(1000 * options.rest)
             opened = measure(page, 0)
-            rounds = {pause: [measure(page, pause) for _ in range(_ROUNDS)] for pause in _PAUSES}
+            rounds = {pause: [measure(page, pause) for _ in range(options.rounds)] for pause in _PAUSES}
         finally:
             server.stop()
-    print(f"the story just opened, all of it to be read: first words {opened[0]:.2f} s, ranked {opened[1]:.2f} s")
+    print(f"the story opened {options.rest:g} s before: first words {opened[0]:.2f} s, ranked {opened[1]:.2f} s")
     for pause, rows in rounds.items():
         print(f"each click {pause:g} s after what came before:")
         for name, column in zip(("first words", "all ranked", "picked"), zip(*rows, strict=True), strict=True):
