@@ -366,6 +366,8 @@ async def _until_killed(studio: Studio, writers: list[Writer], log: Log, seconds
         await writer.check_after_kill(studio.stories(writer.name))
     log.done["kill"] += 1
     print(f"kill {log.done['kill']}: {len(log.steps)} steps so far, {len(log.problems)} problems", file=sys.stderr)
+    # A page that finds its server again loads itself anew, which would come between `goto` and its end.
+    await asyncio.gather(*(writer.page.goto("about:blank") for writer in writers))
     await studio.start()
     before = len(log.problems)
     await asyncio.gather(*(writer.sign_in() for writer in writers))
