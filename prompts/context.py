@@ -19,7 +19,7 @@ LORE_SHARE = 4
 """Lore takes at most the budget divided by this."""
 LORE_WINDOW = 8
 """In how many of the latest turns the keys of lore are looked for; the premise counts as the turn before the first."""
-_STEPS = 8
+_STEPS = 8  # in how many steps the room for turns is emptied; see `first_turn`
 _BEFORE_STYLE = ("premise", "goal", "characters", "memory", "lore")
 
 

@@ -16,10 +16,10 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class PrefixCache:
-    """Keys and values of the contexts read last, up to `most_bytes` (46 KB a token, SmolLM2 in float32)."""
+    """Keys and values of the contexts read last, up to `most_tokens` tokens (of 46 KB each, SmolLM2 in float32)."""
 
-    def __init__(self, most_bytes: int = 2**30):
-        self.most_bytes = most_bytes
+    def __init__(self, most_tokens: int = 2**14):
+        self.most_tokens = most_tokens
         self._kept: OrderedDict[tuple[int, ...], Layers] = OrderedDict()
         self._weights: tuple[tuple[int, int], ...] = ()
 
@@ -41,12 +41,8 @@ class PrefixCache:
         for known in [known for known in self._kept if common(known, ids) == len(known)]:
             del self._kept[known]
         self._kept[tuple(ids)] = layers
-        while sum(map(_size, self._kept.values())) > self.most_bytes and len(self._kept) > 1:
+        while sum(map(len, self._kept)) > self.most_tokens and len(self._kept) > 1:
             self._kept.popitem(last=False)
-
-
-def _size(layers: Layers) -> int:
-    return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,8 +2,8 @@
 
 OpenMP gives every thread that ever runs a large operation helpers of its own, and keeps them until that thread ends.
 Once there are more of them than cores, GNU's OpenMP puts waiting helpers to sleep instead of letting them spin, and
-waking them takes longer than a decoding step's small operations: decoding then takes up to twice the time. So a program
-with several threads runs its models on one of them (ui/pen.py), and does `aside` what it must do on another.
+waking them takes longer than a decoding step's small operations: decoding then took up to 1.8 times as long. So a
+program with several threads runs its models on one of them (ui/pen.py), and does `aside` what it must do on another.
 """
 
 import contextvars

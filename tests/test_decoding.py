@@ -112,10 +112,7 @@ def test_reading_ahead_changes_nothing(tiny: Any) -> None:
 
 
 def test_known_contexts_are_bounded_and_forgotten_with_the_weights(tiny: Any) -> None:
-    config = tiny.config
-    width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token = 2 * 4 * config.num_hidden_layers * width * config.hidden_size // config.num_attention_heads  # bytes
-    known, settings = PrefixCache(most_bytes=10 * token), Sampling(max_tokens=1)
+    known, settings = PrefixCache(most_tokens=10), Sampling(max_tokens=1)
     for context in ([1] * 6, [2] * 4, [3] * 5):
         sample(tiny, [context], 1, torch.rand(1, 1), settings, set(), known=known)
     assert [known.find(tiny, [n] * 9)[0] for n in (1, 2, 3)] == [0, 4, 5]
