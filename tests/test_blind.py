@@ -95,6 +95,25 @@ def test_an_answer_is_given_once_by_its_owner(store: Store) -> None:
         mira.add_blind_pairs("old", "new", [])
 
 
+def test_an_answer_is_taken_back_until_the_outcome_is_told(store: Store) -> None:
+    mira, tom = store.for_owner("mira"), store.for_owner("tom")
+    first, second = mira.add_blind_pairs("old", "new", _pairs(2)).pairs
+    mira.answer_blind_pair(first.id, Answer.A)
+    with pytest.raises(InputError, match="can't be taken back"):
+        tom.undo_blind_answer(first.id)
+    mira.undo_blind_answer(first.id)
+    [test] = mira.blind_tests()
+    assert test.open == first
+    assert test.result.count == 0
+    with pytest.raises(InputError, match="can't be taken back"):
+        mira.undo_blind_answer(first.id)
+    for pair in (first, second):
+        mira.answer_blind_pair(pair.id, Answer.B)
+    with pytest.raises(InputError, match="can't be taken back"):
+        mira.undo_blind_answer(second.id)
+    assert mira.blind_tests()[0].result.count == 2
+
+
 def test_two_owners_do_not_share_a_test(store: Store) -> None:
     for name in ("mira", "tom"):
         store.for_owner(name).add_blind_pairs("old", "new", _pairs(1))

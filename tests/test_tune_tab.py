@@ -455,6 +455,12 @@ def _compare(page: Page, store: Store) -> None:
             assert shown.inner_text().split() == [letter.upper(), *text.split()]
         looks = [page.locator(f"#blind-{letter} article").inner_html().split("<p>")[0] for letter in "ab"]
         assert looks[0].replace("A", "_") == looks[1].replace("B", "_")
+        if number == 1:
+            press(page, "About the same")
+            expect(page.locator("#blind-status")).to_contain_text("Pair 3 of 10")
+            page.locator("#blind-undo").click()
+            expect(page.locator("#blind-status")).to_contain_text("Pair 2 of 10")
+            expect(page.locator("#blind-undo")).to_be_disabled()
         press(page, "A is better" if pair.after_is_a else "B is better")
     expect(page.locator("#blind-result")).to_contain_text(
         "Better: you preferred the tuned model in 10 of 10 pairs (100%; ties count half), and the true share lies "

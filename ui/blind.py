@@ -35,11 +35,12 @@ _EXACT = (
 
 
 class BlindStep:
-    """Components of the step, and what they show. `pair` is the id of the pair that the page asks about."""
+    """Components of the step, and what they show. `pair` is the id of the pair that the page asks about,
+    `last` that of the one answered just before."""
 
     def __init__(self, agent: OwnAgent, policies: Policies, pen: Pen):
         self.agent, self.policies, self.pen = agent, policies, pen
-        self.pair = gr.State(None)
+        self.pair, self.last = gr.State(None), gr.State(None)
         gr.HTML(
             "<h2>3. Is it better? You decide, blind</h2>"
             f'<p class="lead">{PAIRS} times you read two stories for one prompt: one as the model wrote before the '
@@ -61,6 +62,7 @@ class BlindStep:
                     answer: gr.Button(text, elem_id=f"blind-answer-{answer.value}", min_width=130)
                     for answer, text in _BUTTONS.items()
                 }
+            self.undo = gr.Button("Undo my last answer", elem_id="blind-undo", size="sm")
         self.result = gr.HTML(elem_id="blind-result")
         with gr.Row(visible=False) as self.decide:
             self.keep = gr.Button("Keep: write with the tuned model", elem_id="blind-keep", min_width=200)
@@ -68,19 +70,19 @@ class BlindStep:
         gr.HTML(f'<details class="told"><summary>In exact words</summary><p class="hint">{_EXACT}</p></details>')
         self.outputs = [
             *(self.pair, self.bar, self.which, self.write, self.status, self.judge, self.about),
-            *(self.left, self.right, self.result, self.decide),
+            *(self.left, self.right, self.result, self.decide, self.last, self.undo),
         ]
 
     # --- views --------------------------------------------------------------------------------------------------------
 
-    def view(self, which: str | None = None, said: str = "") -> list[Any]:
+    def view(self, which: str | None = None, said: str = "", last: int | None = None) -> list[Any]:
         """New values for `outputs`; `which` is the name of the tuned policy (at first: the latest)."""
         runs = [known for known in self.policies.known() if known.job]
         run = next((known for known in runs if known.name == which), next(iter(runs), None))
         if run is None:
             hidden = [gr.update(visible=False), "", "", "", "", gr.update(visible=False)]
             nothing = html.status("Once a tuning is finished, you can test it here.")
-            return [None, gr.update(visible=False), gr.skip(), gr.skip(), nothing, *hidden]
+            return [None, gr.update(visible=False), gr.skip(), gr.skip(), nothing, *hidden, None, gr.skip()]
         test = self._test(run)
         pair = test.open if test else None
         done, total = (test.result.count, len(test.pairs)) if test else (0, 0)
@@ -98,6 +100,8 @@ class BlindStep:
             *sides,
             f'<p class="verdict">{verdict(test.result)}</p>' if test and is_told else "",
             gr.update(visible=is_told),
+            last,
+            gr.update(interactive=last is not None),
         ]
 
     def _test(self, run: Known) -> BlindTest | None:
@@ -154,9 +158,18 @@ class BlindStep:
                     self.policies.store.answer_blind_pair(pair, answer)
                 except InputError as error:
                     gr.Warning(str(error))
-            return self.view(which, "That was the last pair.")
+            return self.view(which, "That was the last pair.", last=pair)
 
         return keep_answer
+
+    def take_back(self, last: int | None, which: str | None) -> list[Any]:
+        """Ask again about the pair that was answered last."""
+        if last is not None:
+            try:
+                self.policies.store.undo_blind_answer(last)
+            except InputError as error:
+                gr.Warning(str(error))
+        return self.view(which)
 
     def decider(self, keep: bool) -> Callable[..., list[Any]]:
         """The step of Keep, or of Roll back."""

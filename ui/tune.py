@@ -112,6 +112,7 @@ class TuneTab:
         self._step(blind.write.click, blind.write_pairs, [blind.which, blind.source], blind.outputs)
         for answer, button in blind.answers.items():
             self._step(button.click, blind.answerer(answer), [blind.pair, blind.which], blind.outputs)
+        self._step(blind.undo.click, blind.take_back, [blind.last, blind.which], blind.outputs)
         for button, keep in ((blind.keep, True), (blind.back, False)):
             self._step(button.click, blind.decider(keep), [blind.which], blind.outputs)
         wire(blind.which.input, blind.view, [blind.which], blind.outputs, FREE_QUEUE)

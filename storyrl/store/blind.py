@@ -75,6 +75,22 @@ class Blind(Database):
             if not session.execute(query.returning(BlindAnswerRow.id)).all():
                 raise InputError(_GONE)
 
+    def undo_blind_answer(self, pair_id: int) -> None:
+        """Take back the answer to a pair, to be asked again, as long as another pair of its test is open.
+
+        Once all are answered the page tells who won, and the answers stand.
+
+        Raises:
+            InputError: the owner has no such pair with an answer, or all of its test are answered.
+        """
+        mine = sa.select(BlindTestRow.id).where(self._mine(BlindTestRow.owner))
+        open_tests = sa.select(BlindAnswerRow.test_id).where(BlindAnswerRow.answer.is_(None))
+        query = sa.update(BlindAnswerRow).where(BlindAnswerRow.id == pair_id, BlindAnswerRow.answer.is_not(None))
+        query = query.where(BlindAnswerRow.test_id.in_(mine), BlindAnswerRow.test_id.in_(open_tests))
+        with self._writing() as session:
+            if not session.execute(query.values(answer=None, answered=None).returning(BlindAnswerRow.id)).all():
+                raise InputError("this answer can't be taken back: it was already, or the test has been told")
+
 
 def _tests(session: Session, rows: Sequence[BlindTestRow]) -> list[BlindTest]:
     pairs: dict[int, list[BlindPair]] = defaultdict(list)
