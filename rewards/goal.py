@@ -21,13 +21,14 @@ from torch import Tensor
 from prompts.template import split_sentences
 from rewards.base import Scorer, StoryText
 from rewards.files import read_tensors, write_tensors
+from rewards.int8 import quantise
 from rewards.reader import MAX_GOAL_TOKENS, MAX_STORY_TOKENS, Reader, from_bert, pack
 from storyrl import models
 from storyrl.errors import InputError
 from storyrl.packed import pack as pack_layers
 from storyrl.story import Story, prose
 
-_BATCH_TOKENS = 4096  # padding included
+_BATCH_TOKENS = 1024
 _REMEMBERED = 50_000  # pairs of sentence and goal
 _SPEAKER = re.compile(r"""["”],? (said [^."”]{1,60}\.)$""")
 _ONLY_SPEAKER = re.compile(r"""["”\s]*said [^."”]{1,60}\.""")
@@ -44,6 +45,8 @@ class GoalReached(Scorer):
         self.tokens = Tokens()
         self.reader, self._calibration = load_reader(weights or shipped_weights())
         self.reader.to(self._device).eval()
+        if self._device == "cpu":
+            quantise(self.reader)
         pack_layers(self.reader)
         self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -101,10 +104,10 @@ def sentences(text: str) -> list[str]:
 
 
 def _batches(rows: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[str, str]]]:
-    """Rows sorted by length, in batches of at most _BATCH_TOKENS with padding."""
+    """Rows sorted by length, in batches of one length each, so that none is padded, and at most _BATCH_TOKENS."""
     start = 0
     for stop in range(1, len(rows) + 1):
-        if stop == len(rows) or (stop + 1 - start) * lengths[stop] > _BATCH_TOKENS:
+        if stop == len(rows) or lengths[stop] != lengths[start] or (stop + 1 - start) * lengths[stop] > _BATCH_TOKENS:
             yield rows[start:stop]
             start = stop
 

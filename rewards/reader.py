@@ -90,11 +90,9 @@ class Layer(nn.Module):
     def at(self, x: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The same at N chosen places only, [N, H]: what the last layer is asked for."""
         width = x.shape[-1]
-        queries, keys_values = self.qkv.weight.split([width, 2 * width])
-        query_bias, key_value_bias = self.qkv.bias.split([width, 2 * width])
         here = x[rows, columns]
-        q = F.linear(here, queries, query_bias).view(-1, HEADS, 1, width // HEADS)
-        k, v = F.linear(x, keys_values, key_value_bias).view(*x.shape[:2], 2, HEADS, -1).permute(2, 0, 3, 1, 4)
+        q = self.qkv(here)[:, :width].view(-1, HEADS, 1, width // HEADS)
+        k, v = self.qkv(x)[..., width:].view(*x.shape[:2], 2, HEADS, -1).permute(2, 0, 3, 1, 4)
         seen = bias[rows, :, columns][:, :, None]  # [N, 1, 1, T]
         weights = torch.softmax(q @ k[rows].transpose(-1, -2) / math.sqrt(width // HEADS) + seen, dim=-1)
         return self._after(here, (weights @ v[rows]).reshape(-1, width))

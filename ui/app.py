@@ -1,5 +1,6 @@
 """The studio as a gradio page: the tabs put together, how it looks, and the server."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -118,6 +119,12 @@ def _theme() -> gr.themes.Base:
     )
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for gradio's traceback when a page asks this server for events of the one before: it then loads anew."""
+    error = record.exc_info[1] if record.exc_info else None
+    return getattr(error.__cause__ if error else None, "status_code", None) != 404
+
+
 def launch(agent: Agent, store: Store, host: str, port: int, open_browser: bool, door: Door | None = None) -> None:
     """Serve the page until interrupted: to those whom the door admits, or without one to whoever can reach it.
 
@@ -155,5 +162,6 @@ def launch(agent: Agent, store: Store, host: str, port: int, open_browser: bool,
             f"--host {host} --port {port}: cannot listen there (the port is taken, or the host is not this machine); "
             "try another --port"
         ) from error
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     say(f"the studio is at {url} (Ctrl+C ends it)")
     page.block_thread()
