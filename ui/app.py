@@ -90,6 +90,10 @@ def _theme() -> gr.themes.Base:
     return theme.set(
         body_background_fill="#faf8f4",
         body_background_fill_dark="#171614",
+        background_fill_primary="#faf8f4",
+        background_fill_primary_dark="#171614",
+        panel_background_fill="transparent",
+        panel_background_fill_dark="transparent",
         body_text_color_subdued="#6b645c",
         body_text_color_subdued_dark="#a39d94",
         block_background_fill="#fffdf9",

@@ -51,7 +51,7 @@ class JobStep:
                 value=24,
                 step=1,
                 label="Steps",
-                info="24 take a quarter of an hour or so",
+                info="24 take 15 to 30 minutes",
                 buttons=[],
                 elem_id="tune-steps",
             )
