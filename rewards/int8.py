@@ -1,9 +1,12 @@
-"""Linear layers that multiply 8-bit integers, for a network that is only read: about twice as fast as in float32.
+"""Linear layers that multiply 8-bit integers, for a network that is only read: faster than in float32.
 
 A row of the input is rounded to 8 bits by its own largest value and a row of the weight to 7 bits; oneDNN sums their
 products exactly, in integers, and the sums are scaled back to float32 (as in Dettmers et al. 2022, "LLM.int8()",
 without its outliers). Each row is rounded by itself, so what else is in the batch changes nothing. The weight has 7
 bits because processors without VNNI add two products in 16 bits: 2 x 255 x 63 fits, and so all processors agree.
+
+Where a processor has AVX2 only, the goal classifier as a whole became 1.2 times as fast by it (products 1.4 to 1.7
+times; rounding takes part of that back). VNNI multiplies bytes several times as fast; that was not measured.
 """
 
 from typing import Any, cast
