@@ -1,7 +1,7 @@
 """Every figure about the reward models, as a page with plots: `python -m tests.bench.judges DATA_FOLDER`.
 
-Writes report.html and report.json into the folder of --out and prints the main table. Under 15 minutes on two cores,
-with --quick (a part of each set, no likelihoods) under two. The sections are in the files beside this one.
+Writes report.html and report.json into the folder of --out and prints the main table. About half an hour on two cores,
+with --quick (a part of each set, no likelihoods) about six minutes. The sections are in the files beside this one.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "goal": lambda: goal_figures(data, quick),
         "preference": lambda: preference_figures(data, quick),
-        "taste": lambda: taste_curves(quick),
+        "taste": lambda: taste_curves(quick, data),
         "attacks": lambda: attack_figures("gaming.jsonl", quick),
         "fresh_attacks": lambda: attack_figures("gaming_fresh.jsonl", quick),
         "speed": lambda: speed_figures(quick),
