@@ -31,7 +31,7 @@ body { margin: 0 auto; max-width: 1120px; padding: 1.5rem 1rem 4rem; color: var(
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2.75rem 0 .5rem; } 
 h3 { font-size: .95rem; margin: 1.5rem 0 .4rem; }
 a, summary { color: var(--accent); } summary { cursor: pointer; padding: .4rem 0; font-size: .9rem; }
-nav a { margin-right: 1rem; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; }
 .note { color: var(--soft); font-size: .85rem; max-width: 50rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }
