@@ -120,6 +120,17 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def restart(self, page: Page) -> None:
+        """Kill the server, start it again and open it in `page`.
+
+        The page leaves in between: as soon as it finds its server again it loads itself anew, and a `goto` at the same
+        moment is cut off by that, or never told that the page has loaded.
+        """
+        self.stop()
+        page.goto("about:blank")
+        self.start()
+        page.goto(self.url)
+
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:

@@ -386,10 +386,8 @@ def test_learn_tune_compare_blind_and_keep(context: BrowserContext, tmp_path: Pa
         room(page, "Tune")
         _learn(page)
         _tune(page)
-        server.stop()  # the tuning goes on without it
+        server.restart(page)  # the tuning goes on without it
         assert policies.jobs[0].is_running
-        server.start()
-        page.goto(server.url)
         room(page, "Tune")
         expect(_status(page)).to_contain_text("Tuned for 2 steps", timeout=900_000)  # others go before it
         assert policies.jobs[0].look().state is State.FINISHED
