@@ -5,8 +5,8 @@ products exactly, in integers, and the sums are scaled back to float32 (as in De
 without its outliers). Each row is rounded by itself, so what else is in the batch changes nothing. The weight has 7
 bits because processors without VNNI add two products in 16 bits: 2 x 255 x 63 fits, and so all processors agree.
 
-Where a processor has AVX2 only, the goal classifier as a whole became 1.2 times as fast by it (products 1.4 to 1.7
-times; rounding takes part of that back). VNNI multiplies bytes several times as fast; that was not measured.
+Where a processor has AVX2 only, the goal classifier as a whole became about 1.2 times as fast by it (rewards/weights/
+README.md): rounding takes a part of the gain. VNNI multiplies bytes faster; how much that gives was not measured.
 """
 
 from typing import Any, cast
