@@ -1,9 +1,10 @@
 """Goal score: the probability that the event which the goal states has happened in the story.
 
-A small encoder (rewards/reader.py) reads each sentence together with the goal, as in SummaC (Laban et al. 2022), and
-the story has reached the goal when one of its sentences tells it. It was trained by rewards/train_goal.py;
-weights/README.md says on what, and how well it does. What takes several sentences to see (an event undone later, or
-implied by what follows) it does not see: tried on whole stories this small network learned nothing but their length.
+A small encoder (rewards/reader.py) reads each paragraph together with the goal, as SummaC does with sentences (Laban et
+al. 2022), and the story has reached the goal when one of its paragraphs tells it. It was trained by
+rewards/train_goal.py; weights/README.md says on what, and how well it does. What takes several paragraphs to see (an
+event undone later, or implied by what follows) it does not see: tried on whole stories this small network learned
+nothing but their length.
 """
 
 import re
@@ -29,7 +30,8 @@ from storyrl.packed import pack as pack_layers
 from storyrl.story import Story, prose
 
 _BATCH_TOKENS = 1024
-_REMEMBERED = 50_000  # pairs of sentence and goal
+_REMEMBERED = 50_000  # pairs of passage and goal
+_MOST_SENTENCES, _MOST_WORDS = 3, 60  # of a passage
 _SPEAKER = re.compile(r"""["”],? (said [^."”]{1,60}\.)$""")
 _ONLY_SPEAKER = re.compile(r"""["”\s]*said [^."”]{1,60}\.""")
 _FROZEN = ("words.weight", "places.weight")  # those of the sentence encoder, not stored again
@@ -52,7 +54,7 @@ class GoalReached(Scorer):
 
     def score(self, stories: Sequence[StoryText]) -> list[float]:
         """The probability for each story."""
-        pieces = [sentences(story.text) if story.goal.strip() else [] for story in stories]
+        pieces = [passages(story.text) if story.goal.strip() else [] for story in stories]
         logits = iter(self._read([(p, story.goal) for own, story in zip(pieces, stories, strict=True) for p in own]))
         rows = [torch.tensor([next(logits) for _ in own]) for own in pieces]
         return [float(self.probability(row.max())) if len(row) else 0.0 for row in rows]
@@ -64,7 +66,7 @@ class GoalReached(Scorer):
 
     @torch.no_grad()
     def _read(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The network's log-odds for pairs of sentence and goal, nats; what was read lately is not read again."""
+        """The network's log-odds for pairs of passage and goal, nats; what was read lately is not read again."""
         ids = {
             pair: (self.tokens.piece(pair[0]), self.tokens.goal(pair[1]))
             for pair in dict.fromkeys(pairs)
@@ -92,15 +94,27 @@ class GoalReached(Scorer):
         )
 
 
-def sentences(text: str) -> list[str]:
-    """The story's sentences, those of a speech each with its speaker (`... said Mira.`)."""
+def passages(text: str) -> list[str]:
+    """The pieces that are read: the story's paragraphs, long ones in parts, those of a speech each with its speaker."""
     found = []
     for paragraph in text.split("\n"):
         speaker = _SPEAKER.search(paragraph.strip())
-        for sentence in split_sentences(paragraph):
-            if not _ONLY_SPEAKER.fullmatch(sentence):
-                found.append(f"{sentence} {speaker[1]}" if speaker and not sentence.endswith(speaker[1]) else sentence)
+        told = [sentence for sentence in split_sentences(paragraph) if not _ONLY_SPEAKER.fullmatch(sentence)]
+        for part in _parts(told):
+            found.append(f"{part} {speaker[1]}" if speaker and not part.endswith(speaker[1]) else part)
     return found
+
+
+def _parts(told: Sequence[str]) -> Iterator[str]:
+    """Sentences joined, at most _MOST_SENTENCES and, but for a single long one, _MOST_WORDS at a time."""
+    part: list[str] = []
+    for sentence in told:
+        if part and (len(part) == _MOST_SENTENCES or len(" ".join([*part, sentence]).split()) > _MOST_WORDS):
+            yield " ".join(part)
+            part = []
+        part.append(sentence)
+    if part:
+        yield " ".join(part)
 
 
 def _batches(rows: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[str, str]]]:
@@ -113,7 +127,7 @@ def _batches(rows: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterato
 
 
 class Tokens:
-    """Word pieces of sentences and goals, without the special ones."""
+    """Word pieces of passages and goals, without the special ones."""
 
     def __init__(self) -> None:
         from transformers import AutoTokenizer
@@ -129,7 +143,7 @@ class Tokens:
         return self._ids(text)[: MAX_GOAL_TOKENS - 2]
 
     def piece(self, text: str) -> list[int]:
-        """Ids of a sentence, cut to what the network takes."""
+        """Ids of a passage, cut to what the network takes."""
         return self._ids(text)[: MAX_STORY_TOKENS - 2]
 
 

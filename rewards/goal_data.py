@@ -10,7 +10,7 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from storyrl.files import read_jsonl
 from storyrl.story import Turn, prose
 
 _MUDDLED = "GJM"  # writers of twins in the manner of a small model
-_HARDER = ("ru", "rw")  # ids of the policy's stories whose goals share words with sentences that do not tell them
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,21 @@ def policy_stories(held_out: bool) -> list[Case]:
 
     Held out: the stories of held-out prompts, with the labels on which both readings agree.
     """
+    return _labelled("goal_policy.jsonl", "policy", held_out)
+
+
+def chosen_stories(held_out: bool) -> list[Case]:
+    """The same, of stories that the classifier had a hand in: if it is mistaken in a story's favour, it is so in these.
+
+    Source `chosen`: at each turn the best of six candidates by the reward; `tuned`: by a policy tuned on the reward.
+    """
+    cases = _labelled("goal_chosen.jsonl", "chosen", held_out)
+    return [replace(case, source="tuned") if case.group[1] == "u" else case for case in cases]
+
+
+def _labelled(name: str, source: str, held_out: bool) -> list[Case]:
     cases = []
-    for _, row in read_jsonl(own_file("goal_policy.jsonl")):
+    for _, row in read_jsonl(own_file(name)):
         if (row["split"] == "heldout") == held_out:
             goals = [g for g in row["goals"] if not held_out or g["second"] == g["reached"]]
             cases.append(
@@ -71,7 +83,7 @@ def policy_stories(held_out: bool) -> list[Case]:
                     row["story"],
                     tuple(g["goal"] for g in goals),
                     tuple(g["reached"] for g in goals),
-                    "policy",
+                    source,
                     row["id"],
                     tuple(g["kind"] for g in goals),
                 )
@@ -170,18 +182,13 @@ def cut_stories(held_out: bool) -> list[Case]:
 
 
 def training_stories() -> list[Case]:
-    """What the story stage trains on: the policy's stories, and the twins that were written in its manner."""
-    easier = [case for case in policy_stories(held_out=False) if case.group[:2] not in _HARDER]
-    return [*easier, *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
-
-
-def harder_stories() -> list[Case]:
-    """What the last stage trains on: stories whose goals were written to mislead, and every second one of before."""
-    harder = [case for case in policy_stories(held_out=False) if case.group[:2] in _HARDER]
-    return [*harder, *(case for case in training_stories() if is_held_out(case.group, 2))]
+    """What the story stage trains on: the policy's stories, chosen or not, and the twins written in its manner."""
+    stories = [*policy_stories(held_out=False), *chosen_stories(held_out=False)]
+    return [*stories, *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
 
 
 def calibration_cases() -> list[Case]:
     """Held-out cases that calibration is fitted on: every second prompt's stories of the policy, and twins."""
-    policy = [case for case in policy_stories(held_out=True) if is_held_out(case.group[2:], 2)]
+    stories = [*policy_stories(held_out=True), *chosen_stories(held_out=True)]
+    policy = [case for case in stories if is_held_out(case.group[2:], 2)]
     return [*policy, *(case for case in twins(held_out=True) if case.group[0] in _MUDDLED)]

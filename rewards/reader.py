@@ -88,14 +88,17 @@ class Layer(nn.Module):
         return self._after(x, (weights @ v).transpose(1, 2).reshape(rows, tokens, width))
 
     def at(self, x: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """The same at N chosen places only, [N, H]: what the last layer is asked for."""
+        """The same at N chosen places only, [N, H]: what the last layer is asked for.
+
+        Products are summed up plainly: a matrix product of one row may add in another order when it stands alone.
+        """
         width = x.shape[-1]
         here = x[rows, columns]
         q = self.qkv(here)[:, :width].view(-1, HEADS, 1, width // HEADS)
         k, v = self.qkv(x)[..., width:].view(*x.shape[:2], 2, HEADS, -1).permute(2, 0, 3, 1, 4)
-        seen = bias[rows, :, columns][:, :, None]  # [N, 1, 1, T]
-        weights = torch.softmax(q @ k[rows].transpose(-1, -2) / math.sqrt(width // HEADS) + seen, dim=-1)
-        return self._after(here, (weights @ v[rows]).reshape(-1, width))
+        scores = (q * k[rows]).sum(dim=-1) / math.sqrt(width // HEADS) + bias[rows, :, columns]  # [N, heads, T]
+        weights = torch.softmax(scores, dim=-1)
+        return self._after(here, (weights[..., None] * v[rows]).sum(dim=2).reshape(-1, width))
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm_1(x + self.out(attended))

@@ -1,11 +1,10 @@
-"""Trains the goal classifier: `python -m rewards.train_goal DATA_FOLDER` (a little over an hour on two cores).
+"""Trains the goal classifier: `python -m rewards.train_goal DATA_FOLDER` (under an hour on two cores).
 
-Three stages. General entailment: short premises, read whole, many of them minimal pairs. Stories: those of the default
-policy and twins in its manner, read sentence by sentence as in scoring. Harder: the same with goals that were written
-to mislead. All weights train but the word and position
-embeddings. At the end a scale and a shift are fitted to held-out cases (Platt 1999), and weights/goal.safetensors is
-written. Seeds are fixed. With `--work FOLDER` the network is kept there after each stage, and a broken-off training
-goes on from it.
+Two stages. General entailment: short premises, read whole, many of them minimal pairs. Stories: those of the default
+policy, of a tuned one and those that an earlier classifier helped to choose, and twins in their manner, read paragraph
+by paragraph as in scoring. All weights train but the word and position embeddings. At the end a scale and a shift are
+fitted to held-out cases (Platt 1999), and weights/goal.safetensors is written. Seeds are fixed. With `--work FOLDER`
+the network is kept there after each stage, and a broken-off training goes on from it.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from rewards import goal_data
 from rewards.files import read_tensors, write_tensors
-from rewards.goal import Tokens, bundled_reader, save_reader, sentences, shipped_weights
+from rewards.goal import Tokens, bundled_reader, passages, save_reader, shipped_weights
 from rewards.goal_data import Case
 from rewards.reader import Reader, pack
 from storyrl import console
@@ -34,13 +33,12 @@ class Stage:
     epochs: int
     batch_tokens: int  # padding included
     learning_rate: float
-    whole: bool  # read a case's text as one piece instead of sentence by sentence
+    whole: bool  # read a case's text as one piece instead of by paragraphs
 
 
 _STAGES = (
     Stage("general", 1, 1500, 1e-4, whole=True),
-    Stage("stories", 2, 4000, 5e-5, whole=False),
-    Stage("harder", 1, 4000, 3e-5, whole=False),
+    Stage("stories", 2, 4000, 1e-4, whole=False),
 )
 _WARM_UP = 0.06  # share of a stage's steps
 
@@ -64,7 +62,6 @@ def main() -> None:
         cases = {
             "general": lambda: goal_data.general_entailment(options.data),
             "stories": goal_data.training_stories,
-            "harder": goal_data.harder_stories,
         }[stage.name]()
         console.say(f"{stage.name}: {len(cases)} texts, {sum(len(case.goals) for case in cases)} goals")
         train(reader, [Item.of(case, tokens, stage.whole) for case in cases], stage)
@@ -87,7 +84,7 @@ class Item:
     @classmethod
     def of(cls, case: Case, tokens: Tokens, whole: bool = False) -> "Item":
         """Tokens of a case."""
-        texts = [case.story] if whole else sentences(case.story)
+        texts = [case.story] if whole else passages(case.story)
         pieces = [tokens.piece(text) for text in texts]
         goals = [tokens.goal(goal) for goal in case.goals]
         return cls(pieces, goals, [float(reached) for reached in case.reached], tokens.cls, tokens.sep)

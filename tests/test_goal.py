@@ -8,12 +8,12 @@ import torch
 
 from rewards.base import StoryText
 from rewards.files import write_tensors
-from rewards.goal import GoalReached, Tokens, load_reader, save_reader, sentences, shipped_weights
+from rewards.goal import GoalReached, Tokens, load_reader, passages, save_reader, shipped_weights
 from rewards.goal_data import (
     calibration_cases,
+    chosen_stories,
     contrast,
     cut_stories,
-    harder_stories,
     policy_stories,
     training_stories,
     twins,
@@ -92,9 +92,9 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_held_out_is_trained_on() -> None:
-    trained_on = {case.story for case in [*training_stories(), *harder_stories()]}
+    trained_on = {case.story for case in training_stories()}
     assert not trained_on & {case.story for case in calibration_cases()}
-    for kind in (contrast, twins, policy_stories, cut_stories):
+    for kind in (contrast, twins, policy_stories, chosen_stories, cut_stories):
         held_out, trained = kind(held_out=True), kind(held_out=False)
         assert held_out and trained
         assert not {case.group for case in held_out} & {case.group for case in trained}
@@ -157,17 +157,27 @@ def test_no_goal_and_no_story_score_zero() -> None:
     assert GoalReached().score([]) == []
 
 
-def test_sentences_carry_their_speaker() -> None:
-    text = '"I have it. Look here!" said Oona.\n\nThe dog barked. It ran off.\n\n"Well. No," said Tom Hart.'
-    assert sentences(text) == [
-        '"I have it. said Oona.',
-        'Look here!" said Oona.',
-        "The dog barked.",
-        "It ran off.",
-        '"Well. said Tom Hart.',
-        'No," said Tom Hart.',
+def test_passages_carry_their_speaker() -> None:
+    text = (
+        '"I have it. Look here!" said Oona.\n\nThe dog barked. It ran off.\n\n"Well. No. Yes. Perhaps," said Tom Hart.'
+    )
+    assert passages(text) == [
+        '"I have it. Look here!" said Oona.',
+        "The dog barked. It ran off.",
+        '"Well. No. Yes. said Tom Hart.',
+        'Perhaps," said Tom Hart.',
     ]
-    assert sentences(" ") == []
+    assert passages(" ") == []
+
+
+def test_passages_are_short_and_lose_no_word() -> None:
+    long, short = "One day " + "the rain went on " * 30 + "there.", "It rained again on the road and on the house."
+    text = " ".join([short] * 7 + [long] + [short])
+    assert passages(text) == [" ".join([short] * 3)] * 2 + [short, long, short]
+    assert passages(" ".join(["word " * 24 + "end."] * 3)) == [
+        " ".join(["word " * 24 + "end."] * 2),
+        "word " * 24 + "end.",
+    ]
 
 
 def test_a_long_story_is_read_whole() -> None:

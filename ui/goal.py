@@ -20,9 +20,9 @@ class GoalMeter:
 
     It is for all writers; `read` is for a job of the Pen, the rest can be asked at any time.
 
-    The classifier takes the clearest sentence of a story, and a turn is a paragraph: so the probability after a turn is
-    the highest of the turns so far, each read by itself. That is what `GoalReached.progress` gives, but a new turn or
-    an edit costs one reading instead of the whole story.
+    The classifier takes the clearest passage of a story, and no passage is longer than a paragraph, as a turn is: so
+    the probability after a turn is the highest of the turns so far, each read by itself. That is what
+    `GoalReached.progress` gives, but a new turn or an edit costs one reading instead of the whole story.
     """
 
     def __init__(self, agent: Agent):
