@@ -67,14 +67,14 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
 def test_the_goal_score_reads_in_8_bits_and_says_the_same() -> None:
     """On the shipped weights: single probabilities move a little, their order hardly."""
-    cases = policy_stories(held_out=True)[::12]
+    cases = policy_stories(held_out=True)[::6]
     scorer = GoalReached()
     assert isinstance(scorer.reader.layers[0].up, int8.Int8Linear)
     fast = torch.tensor(scorer.score([StoryText(case.story, goal) for case in cases for goal in case.goals]))
     reader, _ = load_reader.__wrapped__(shipped_weights())
     log_odds, _ = predictions(reader.eval(), [Item.of(case, scorer.tokens) for case in cases])
     plain = scorer.probability(log_odds)
-    assert len(fast) > 60
+    assert len(fast) > 100
     assert (fast - plain).abs().mean() < 0.03
     assert torch.corrcoef(torch.stack([fast, plain]))[0, 1] > 0.99
 
@@ -83,7 +83,7 @@ def test_the_goal_score_does_not_depend_on_the_batch() -> None:
     stories = [StoryText(case.story, case.goals[0]) for case in policy_stories(held_out=True)[:24]]
     together = GoalReached().score(stories)
     alone = [GoalReached().score([story])[0] for story in reversed(stories)]
-    assert together == pytest.approx(alone[::-1], abs=1e-5)
+    assert together == alone[::-1]
 
 
 def test_gradient_flows_in_float32() -> None:
