@@ -91,6 +91,37 @@ def _labelled(name: str, source: str, held_out: bool) -> list[Case]:
     return cases
 
 
+def edited_stories(held_out: bool) -> list[Case]:
+    """Stories of the policy in which one paragraph was rewritten by hand: four edits of each, source `edited`.
+
+    In two the prompt's goal happens; in the others something else does, which is a goal too. For training only the
+    edited paragraph and its neighbours: four copies of the rest would teach nothing. Held out: the labels on which
+    both readings agree.
+    """
+    cases = []
+    for _, row in read_jsonl(own_file("goal_edits.jsonl")):
+        if (row["split"] == "heldout") == held_out:
+            goals = (row["goal"], *(edit["instead"] for edit in row["edits"] if "instead" in edit))
+            for edit in row["edits"]:
+                paragraphs = row["story"].split("\n\n")
+                paragraphs[edit["at"]] = edit["text"]
+                if not held_out:
+                    paragraphs = paragraphs[max(0, edit["at"] - 1) : edit["at"] + 2]
+                reached = [goal == edit.get("instead", row["goal"]) for goal in goals]
+                kept = [at for at in range(len(goals)) if not held_out or edit["second"][at] == reached[at]]
+                cases.append(
+                    Case(
+                        "\n\n".join(paragraphs),
+                        tuple(goals[at] for at in kept),
+                        tuple(reached[at] for at in kept),
+                        "edited",
+                        row["id"],
+                        tuple("written" if at else "prompt" for at in kept),
+                    )
+                )
+    return cases
+
+
 def twins(held_out: bool) -> list[Case]:
     """Twin stories: two versions of one text, with goals most of which have happened in one of them."""
     cases = []
@@ -181,9 +212,14 @@ def cut_stories(held_out: bool) -> list[Case]:
     return cases
 
 
-def training_stories() -> list[Case]:
-    """What the story stage trains on: the policy's stories, chosen or not, and the twins written in its manner."""
+def training_stories(edited: bool) -> list[Case]:
+    """What the story stages train on: the policy's stories, chosen or not, and the twins written in its manner.
+
+    Args:
+        edited: the stories with an edited paragraph too.
+    """
     stories = [*policy_stories(held_out=False), *chosen_stories(held_out=False)]
+    stories += edited_stories(held_out=False) if edited else []
     return [*stories, *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
 
 

@@ -14,6 +14,7 @@ from rewards.goal_data import (
     chosen_stories,
     contrast,
     cut_stories,
+    edited_stories,
     policy_stories,
     training_stories,
     twins,
@@ -92,9 +93,9 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_held_out_is_trained_on() -> None:
-    trained_on = {case.story for case in training_stories()}
+    trained_on = {case.story for case in training_stories(edited=True)}
     assert not trained_on & {case.story for case in calibration_cases()}
-    for kind in (contrast, twins, policy_stories, chosen_stories, cut_stories):
+    for kind in (contrast, twins, policy_stories, chosen_stories, edited_stories, cut_stories):
         held_out, trained = kind(held_out=True), kind(held_out=False)
         assert held_out and trained
         assert not {case.group for case in held_out} & {case.group for case in trained}

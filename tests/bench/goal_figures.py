@@ -28,6 +28,7 @@ PREDICTORS = {"words": "number of words", "overlap": "word overlap", "similarity
 POLICY = "policy's stories"
 OWN = {"tuned": "tuned policy's stories", "chosen": "stories chosen by reward"}
 CONTRASTS = {"contrast_first": "contrast, first writers", "contrast_later": "contrast, later writers"}
+EDITED = "edited stories"
 CUT = "cut stories"
 
 
@@ -64,6 +65,7 @@ def goal_figures(data: Path, quick: bool) -> dict[str, Any]:
         POLICY: [case for case in goal_data.policy_stories(True) if case.group not in calibration],
         f"{POLICY}, all": goal_data.policy_stories(True),
         **{name: [c for c in goal_data.chosen_stories(True) if c.source == source] for source, name in OWN.items()},
+        EDITED: goal_data.edited_stories(True),
         **{name: [c for c in contrast if c.source == source] for source, name in CONTRASTS.items()},
         "twins": goal_data.twins(True),
         "MCTest, development": goal_data.story_entailment(data, held_out=True),
@@ -74,10 +76,11 @@ def goal_figures(data: Path, quick: bool) -> dict[str, Any]:
         console.say(f"goal: {name} ...")
         some = first_sets(some, _QUICK_SETS) if quick else some
         answers = read(some, scorer)
-        figures[name] = set_figures(answers, calibrated_on=any(case.group in calibration for case in some))
-        if name == POLICY or name in OWN.values():
+        calibrated_on = any(case.group in calibration for case in some)
+        figures[name] = set_figures(answers, calibrated_on)
+        if name in (POLICY, EDITED, *OWN.values()):
             for kind, title in (("written", "goals by readers"), ("prompt", "the prompts' goals")):
-                figures[f"{name}: {title}"] = set_figures(answers.where(answers.kinds == kind), name != POLICY)
+                figures[f"{name}: {title}"] = set_figures(answers.where(answers.kinds == kind), calibrated_on)
         if name in CONTRASTS.values():
             figures[name]["by_kind"] = by_kind(answers)
         if name == CUT:
@@ -97,7 +100,8 @@ def _set(case: Case) -> str:
 
 
 def _cluster(case: Case) -> str:
-    return case.group[2:] if case.source in ("policy", *OWN) else _set(case)  # ht007 and hw007 are of one prompt
+    """The prompt, where there is one: ht007 and hw007 are of one."""
+    return case.group[2:] if case.source in ("policy", "edited", *OWN) else _set(case)
 
 
 def read(cases: Sequence[Case], scorer: GoalReached) -> Answers:
