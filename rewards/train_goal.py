@@ -3,10 +3,10 @@
 General entailment first: short premises, read whole, many of them minimal pairs. Then stories, read paragraph by
 paragraph as in scoring, twice from there: those of the default policy, of a tuned one and those that an earlier
 classifier helped to choose, and twins in their manner; and the same with stories of which one paragraph was edited. The
-mean of both networks' weights scores better than either (a model soup, Wortsman et al. 2022). All weights train but the
-word and position embeddings. At the end a scale and a shift are fitted to held-out cases (Platt 1999), and
-weights/goal.safetensors is written. Seeds are fixed. With `--work FOLDER` the network is kept there after each stage,
-and a broken-off training goes on from it.
+mean of both networks' weights, which did best on the calibration's cases, is the classifier (a model soup, Wortsman et
+al. 2022). All weights train but the word and position embeddings. At the end a scale and a shift are fitted to held-out
+cases (Platt 1999), and weights/goal.safetensors is written. Seeds are fixed. With `--work FOLDER` the network is kept
+there after each stage, and a broken-off training goes on from it.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def train(reader: Reader, items: Sequence[Item], stage: Stage, seed: int = 0) ->
     reader.train()
     with console.progress(f"goal classifier, {stage.name}", len(batches)) as update:
         for step, batch in enumerate(batches):
-            fraction = min((step + 1) / warm_up, (len(batches) - step) / (len(batches) - warm_up))
+            fraction = min((step + 1) / warm_up, (len(batches) - step) / max(1, len(batches) - warm_up))
             optimiser.param_groups[0]["lr"] = stage.learning_rate * fraction
             logits = torch.cat([torch.logsumexp(part, dim=0) for part in answers(reader, batch)])
             loss = F.binary_cross_entropy_with_logits(logits, targets(batch))

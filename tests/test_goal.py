@@ -20,7 +20,7 @@ from rewards.goal_data import (
     twins,
 )
 from rewards.reader import MAX_STORY_TOKENS, Packed, Reader, pack
-from rewards.train_goal import Item, Stage, batched, calibrate, predictions, train
+from rewards.train_goal import Item, Stage, after, batched, calibrate, predictions, train
 from storyrl.errors import InputError
 from storyrl.story import Kind, Prompt, Story, Turn
 
@@ -102,6 +102,14 @@ def test_nothing_held_out_is_trained_on() -> None:
         assert not {case.story for case in held_out} & {case.story for case in trained}
 
 
+def test_an_edited_story_reaches_one_goal_the_prompts_in_two_of_four() -> None:
+    cases = edited_stories(held_out=False)
+    assert len(cases) == 4 * 315
+    assert all(sum(case.reached) == 1 and len(case.goals) == 3 for case in cases)
+    assert [case.reached[0] for case in cases] == [True, True, False, False] * 315
+    assert all(len(case.story.split("\n\n")) <= 3 for case in cases)
+
+
 def test_cut_stories_do_not_give_themselves_away_by_length() -> None:
     cases = cut_stories(held_out=False)
     words = {happened: [len(c.story.split()) for c in cases if c.reached == (happened,)] for happened in (True, False)}
@@ -127,6 +135,18 @@ def test_training_learns_and_generalises_on_a_tiny_network() -> None:
     train(reader, made_up_items(400, seed=0), Stage("tiny", 20, 700, 3e-3, whole=False))
     logits, labels = predictions(reader, made_up_items(100, seed=1))
     assert ((logits > 0) == (labels > 0.5)).float().mean() > 0.9
+
+
+def test_a_kept_stage_is_not_trained_again(tmp_path: Path) -> None:
+    stage, reader = Stage("tiny", 1, 4000, 1e-3, whole=False), Reader(width=48, layers=2)
+    before = reader.answer.weight.clone()
+    trained = after(stage, reader, Tokens(), lambda: twins(held_out=False)[:3], tmp_path)
+    assert not torch.equal(trained["answer.weight"], before)
+    kept = after(stage, reader, Tokens(), lambda: pytest.fail("trained again"), tmp_path)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items())
+    before = trained["answer.weight"].clone()
+    train(reader, made_up_items(4, seed=0), stage)
+    assert torch.equal(trained["answer.weight"], before)  # a copy: the next branch leaves it alone
 
 
 def test_batches_hold_every_item_once_and_no_more_tokens_than_asked() -> None:

@@ -83,9 +83,10 @@ def goal_table(figures: Mapping[str, Any]) -> Table:
     note = (
         "* The calibration's two numbers were fitted on these sets, so their ECE is not held out (nor, strictly, their "
         "accuracy at 0.5; AUC does not depend on it). Sets right: share of contrast sets, of the policy's stories, of "
-        "pairs of twins, of MCTest's stories with every goal right. ECE: ten equal bins. The last three columns are "
-        "the AUC of predictors that do not read: number of words, share of the goal's words in the story, best MiniLM "
-        "cosine of the goal with one to three neighbouring sentences (the goal score before)."
+        "edited stories in their four versions, of pairs of twins, of MCTest's stories with every goal right. ECE: ten "
+        "equal bins. The last three columns are the AUC of predictors that do not read: number of words, share of the "
+        "goal's words in the story, best MiniLM cosine of the goal with one to three neighbouring sentences (the goal "
+        "score before)."
     )
     return Table("Goal classifier", [*head, *(f"AUC: {title}" for title in PREDICTORS.values())], rows, note)
 
