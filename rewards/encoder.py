@@ -1,4 +1,4 @@
-"""Sentence embeddings for the scorers: all-MiniLM-L6-v2, with each sentence encoded once."""
+"""Embeddings for the scorers: sentences as all-MiniLM-L6-v2 encodes them, each once, and its vectors of word pieces."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -6,11 +6,15 @@ from functools import cache
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from prompts.template import split_sentences
 from storyrl import models
 
 _REMEMBERED = 20_000  # sentences; 384 floats each, 30 MB
+
+
+WIDTH = 384
 
 
 class SentenceEncoder:
@@ -26,7 +30,6 @@ class SentenceEncoder:
         folder = str(models.pull("minilm"))
         self._model: Any = SentenceTransformer(folder, device=models.pick_device(device), local_files_only=True)
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self.dimension = 384
 
     def encode(self, sentences: Sequence[str]) -> torch.Tensor:
         """Unit vectors [N, 384] on the CPU."""
@@ -39,7 +42,7 @@ class SentenceEncoder:
         result = [self._known[sentence] for sentence in sentences]
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        return torch.stack(result) if result else torch.zeros(0, self.dimension)
+        return torch.stack(result) if result else torch.zeros(0, WIDTH)
 
     def encode_stories(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Unit vectors [S, 384] of each text's S sentences; S = 0 for an empty text."""
@@ -52,3 +55,27 @@ class SentenceEncoder:
 def shared_encoder(device: str = "auto") -> SentenceEncoder:
     """The one encoder of this process for a device."""
     return SentenceEncoder(device)
+
+
+@cache
+def _word_pieces() -> tuple[Any, torch.Tensor]:
+    """The encoder's tokenizer, and the vectors [V, 384] from which it starts."""
+    from transformers import AutoTokenizer
+
+    folder = models.pull("minilm")
+    table = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True), table.float()
+
+
+def mean_word_vectors(texts: Sequence[str]) -> torch.Tensor:
+    """Mean over each text's word pieces of their vectors, [B, 384], without running the network; 0 for an empty text.
+
+    Words that are used alike have vectors alike, so what is learned of one holds a little for others.
+    """
+    tokenizer, table = _word_pieces()
+    means = torch.zeros(len(texts), WIDTH)
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    for row, ids in enumerate(rows):
+        if ids:
+            means[row] = table[torch.tensor(ids)].mean(dim=0)
+    return means

@@ -212,14 +212,9 @@ def cut_stories(held_out: bool) -> list[Case]:
     return cases
 
 
-def training_stories(edited: bool) -> list[Case]:
-    """What the story stages train on: the policy's stories, chosen or not, and the twins written in its manner.
-
-    Args:
-        edited: the stories with an edited paragraph too.
-    """
-    stories = [*policy_stories(held_out=False), *chosen_stories(held_out=False)]
-    stories += edited_stories(held_out=False) if edited else []
+def training_stories() -> list[Case]:
+    """What the story stage trains on: the policy's stories, chosen, edited or neither, and twins in their manner."""
+    stories = [*policy_stories(held_out=False), *chosen_stories(held_out=False), *edited_stories(held_out=False)]
     return [*stories, *(case for case in twins(held_out=False) if case.group[0] in _MUDDLED)]
 
 

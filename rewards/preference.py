@@ -5,14 +5,14 @@ r(x, y) is linear in features of the story y (and its premise x). It is fitted o
     loss = -log sigmoid(r(x, y_w) - r(x, y_l))            (Bradley & Terry 1952; Ziegler et al. 2019, eq. 1)
 
 for one epoch, as reward models are, against overfitting. The features are the measures of rewards/style.py, each as a
-curve (a line that may bend at four knots), and the story's words. No neural network runs: scoring takes a millisecond
-a story, and what moves the score can be read off the weights. A folder of `storyrl fit preference` adds a taste
-(rewards/taste.py), which does look at sentence embeddings.
+curve (a line that may bend at four knots), the mean vector of the story's words, and the words themselves. No neural
+network runs: scoring takes a millisecond a story. A folder of `storyrl fit preference` adds a taste (rewards/taste.py),
+which does look at sentence embeddings.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rewards.base import Scorer, StoryText
+from rewards.encoder import WIDTH, mean_word_vectors
 from rewards.files import read_tensors, write_tensors
-from rewards.style import HASHED_WORDS, NAMES, WordPairs, hashed_words, measures
+from rewards.style import HASHED_WORDS, NAMES, WordPairs, hashed_words, measures, plain
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 
@@ -44,11 +45,13 @@ class Features:
     mean: Tensor  # [M] of each measure
     deviation: Tensor  # [M]
     knots: Tensor  # [M, K] in deviations
+    words_mean: Tensor  # [384] of the mean word vectors
+    words_deviation: Tensor  # [384]
 
     @property
     def size(self) -> int:
         """F, the number of features."""
-        return len(NAMES) * (1 + len(_KNOTS)) + HASHED_WORDS
+        return len(NAMES) * (1 + len(_KNOTS)) + HASHED_WORDS + WIDTH
 
     @classmethod
     def fit(cls, pairs: WordPairs, texts: Sequence[tuple[str, str]]) -> "Features":
@@ -56,7 +59,9 @@ class Features:
         rows = torch.tensor([measures(text, pairs, premise) for text, premise in texts])
         mean, deviation = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
         scaled = ((rows - mean) / deviation).clamp(-_FURTHEST, _FURTHEST)
-        return cls(pairs, mean, deviation, torch.quantile(scaled, torch.tensor(_KNOTS), dim=0).T.contiguous())
+        knots = torch.quantile(scaled, torch.tensor(_KNOTS), dim=0).T.contiguous()
+        words = mean_word_vectors([plain(text) for text, _ in texts])
+        return cls(pairs, mean, deviation, knots, words.mean(dim=0), words.std(dim=0).clamp(min=1e-6))
 
     def scaled(self, stories: Sequence[StoryText]) -> Tensor:
         """The measures in deviations from their mean, [B, M]."""
@@ -64,16 +69,18 @@ class Features:
         return ((rows - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
 
     def __call__(self, stories: Sequence[StoryText]) -> Tensor:
-        """Features [B, F]: measures, their bends, hashed words."""
+        """Features [B, F]: measures, their bends, hashed words, the mean word vector."""
         if not stories:
             return torch.zeros(0, self.size)
         scaled = self.scaled(stories)
         bends = (scaled[:, :, None] - self.knots).clamp(min=0).flatten(1)
-        return torch.cat([scaled, bends, torch.stack([hashed_words(story.text) for story in stories])], dim=1)
+        hashed = torch.stack([hashed_words(story.text) for story in stories])
+        words = (mean_word_vectors([plain(story.text) for story in stories]) - self.words_mean) / self.words_deviation
+        return torch.cat([scaled, bends, hashed, words.clamp(-_FURTHEST, _FURTHEST)], dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a weights file holds of this."""
-        own = {"mean": self.mean, "deviation": self.deviation, "knots": self.knots}
+        own = {name: tensor for name, tensor in vars(self).items() if name != "pairs"}
         return own | {f"words.{name}": tensor for name, tensor in self.pairs.tensors.items()}
 
 
@@ -103,7 +110,7 @@ def load_shipped(path: Path) -> BradleyTerry:
     tensors = read_tensors(path)
     try:
         pairs = WordPairs(tensors["words.pairs"], tensors["words.words"])
-        features = Features(pairs, tensors["mean"], tensors["deviation"], tensors["knots"])
+        features = Features(pairs, *(tensors[field.name] for field in fields(Features) if field.name != "pairs"))
         model = BradleyTerry(features, tensors["weight"])
         if len(features.mean) != len(NAMES) or len(model.weight) != features.size:
             raise KeyError("made by another version of storyrl")

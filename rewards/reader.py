@@ -31,10 +31,20 @@ class Packed:
     segment: Tensor  # [B, T] int64: 0 story, 1, 2, ... the row's goals, -1 padding
     goal_rows: Tensor  # [N] the row of each goal's [CLS]
     goal_columns: Tensor  # [N] its column
+    real: Tensor  # [R] where the B x T are no padding
 
     def to(self, device: str) -> "Packed":
         """The same batch on another device."""
         return Packed(*(tensor.to(device) for tensor in vars(self).values()))
+
+    def unpadded(self, x: Tensor) -> Tensor:
+        """[B T, ...] to [R, ...]."""
+        return x if len(self.real) == len(x) else x.index_select(0, self.real)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """[R, H] to [B T, H], zeros where padding is."""
+        places = self.ids.numel()
+        return x if len(x) == places else x.new_zeros(places, x.shape[1]).index_copy(0, self.real, x)
 
     def may_attend(self) -> Tensor:
         """[B, T, T] bool: whether the token of the row (dim 1) sees that of the column (dim 2)."""
@@ -59,12 +69,14 @@ def pack(stories: Sequence[Sequence[int]], goals: Sequence[Sequence[Sequence[int
         )
         segments.append(torch.tensor([index for index, part in enumerate(parts) for _ in part]))
     pad = nn.utils.rnn.pad_sequence
+    segment = pad(segments, batch_first=True, padding_value=-1)
     return Packed(
         pad(ids, batch_first=True),
         pad(positions, batch_first=True),
-        pad(segments, batch_first=True, padding_value=-1),
+        segment,
         torch.tensor(goal_rows, dtype=torch.long),
         torch.tensor(goal_columns, dtype=torch.long),
+        (segment.flatten() >= 0).nonzero().flatten(),
     )
 
 
@@ -80,25 +92,19 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.norm_2 = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """[B, T, H] and an additive attention bias [B, 1, T, T] to [B, T, H]."""
-        rows, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(rows, tokens, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // HEADS) + bias, dim=-1)
-        return self._after(x, (weights @ v).transpose(1, 2).reshape(rows, tokens, width))
+    def forward(self, x: Tensor, batch: Packed, bias: Tensor, at: Tensor | None = None) -> Tensor:
+        """[R, H], the batch's tokens without padding, and an additive attention bias [B, 1, T, T] to [R, H].
 
-    def at(self, x: Tensor, bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """The same at N chosen places only, [N, H]: what the last layer is asked for.
-
-        Products are summed up plainly: a matrix product of one row may add in another order when it stands alone.
+        Args:
+            at: the N places of the B x T that the answer is asked for, then [N, H].
         """
         width = x.shape[-1]
-        here = x[rows, columns]
-        q = self.qkv(here)[:, :width].view(-1, HEADS, 1, width // HEADS)
-        k, v = self.qkv(x)[..., width:].view(*x.shape[:2], 2, HEADS, -1).permute(2, 0, 3, 1, 4)
-        scores = (q * k[rows]).sum(dim=-1) / math.sqrt(width // HEADS) + bias[rows, :, columns]  # [N, heads, T]
-        weights = torch.softmax(scores, dim=-1)
-        return self._after(here, (weights[..., None] * v[rows]).sum(dim=2).reshape(-1, width))
+        q, k, v = batch.padded(self.qkv(x)).view(*batch.ids.shape, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // HEADS) + bias, dim=-1)
+        attended = (weights @ v).transpose(1, 2).reshape(-1, width)
+        if at is None:
+            return self._after(x, batch.unpadded(attended))
+        return self._after(batch.padded(x).view(-1, width)[at], attended[at])
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm_1(x + self.out(attended))
@@ -120,16 +126,16 @@ class Reader(nn.Module):
 
     def forward(self, batch: Packed) -> Tensor:
         """Log-odds [N] that each goal has happened."""
-        x = self.words(batch.ids) + self.places(batch.positions) + self.kinds((batch.segment > 0).long())
-        x = self.norm(x)
+        ids, positions, segment = (
+            batch.unpadded(part.flatten()) for part in (batch.ids, batch.positions, batch.segment)
+        )
+        x = self.norm(self.words(ids) + self.places(positions) + self.kinds((segment > 0).long()))
         bias = torch.zeros_like(batch.segment, dtype=x.dtype)[:, None, :, None].masked_fill(
             ~batch.may_attend()[:, None], -1e9
         )
         for layer in self.layers[:-1]:
-            x = layer(x, bias)
-        last = self.layers[-1]
-        assert isinstance(last, Layer)
-        answers = last.at(x, bias, batch.goal_rows, batch.goal_columns)
+            x = layer(x, batch, bias)
+        answers = self.layers[-1](x, batch, bias, batch.goal_rows * batch.ids.shape[1] + batch.goal_columns)
         return self.answer(torch.tanh(self.pool(answers))).squeeze(1)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rewards.base import StoryText
-from rewards.encoder import SentenceEncoder, shared_encoder
+from rewards.encoder import WIDTH, SentenceEncoder, shared_encoder
 from rewards.files import read_tensors, write_tensors
 from rewards.preference import load_shipped, shipped_weights
 from rewards.style import NAMES
@@ -113,7 +113,7 @@ def _style(stories: Sequence[StoryText]) -> Tensor:
 
 def _vectors(texts: Sequence[str], encoder: SentenceEncoder) -> tuple[Tensor, Tensor]:
     """Mean sentence vector and mean of the last two, [B, 384] each; zeros for an empty text."""
-    rows = [v if len(v) else torch.zeros(1, encoder.dimension) for v in encoder.encode_stories(texts)]
+    rows = [v if len(v) else torch.zeros(1, WIDTH) for v in encoder.encode_stories(texts)]
     return torch.stack([v.mean(dim=0) for v in rows]), torch.stack([v[-2:].mean(dim=0) for v in rows])
 
 

@@ -28,7 +28,7 @@ from storyrl import console
 from storyrl.files import read_jsonl
 
 SHARES = {
-    "lamp": 4.0,
+    "lamp": 5.0,
     "lamp_scores": 1.0,
     "roc": 1.0,
     "scratchplot": 0.5,
@@ -36,7 +36,7 @@ SHARES = {
     "policy": 1.0,
     "corrupted": 2.0,
 }
-_LEARNING_RATE = 0.005
+_LEARNING_RATE = 0.002
 _WEIGHT_DECAY = 1.0
 
 
