@@ -33,7 +33,7 @@ SHARES = {
     "roc": 1.0,
     "scratchplot": 0.5,
     "authored": 0.5,
-    "policy": 1.0,
+    "policy": 2.0,
     "corrupted": 2.0,
 }
 _LEARNING_RATE = 0.002

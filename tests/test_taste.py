@@ -202,8 +202,8 @@ def test_it_learns_who_likes_talk(tmp_path: Path) -> None:
     before, after = (
         sum(a > b for a, b in zip(scorer.score(talk), scorer.score(other), strict=True)) for scorer in (general, taught)
     )
-    assert before <= 10  # the shipped model likes the other ones
-    assert after >= 20
+    assert before <= 10  # the shipped model likes the other ones, by two and a half nats
+    assert after - before >= 15  # half of the pairs have changed sides
     scores = taste.scores(talk, torch.tensor(general.score(talk)))
     assert taught.score(talk) == pytest.approx(scores.tolist(), abs=1e-5)
 

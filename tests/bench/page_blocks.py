@@ -54,7 +54,7 @@ def sections(figures: Mapping[str, Any]) -> list[Section]:
         preference_section(figures["preference"]),
         taste_section(figures["taste"]),
         attack_section(figures["attacks"], "attacks", "Attacks: does cheating pay?"),
-        attack_section(figures["fresh_attacks"], "fresh", "Attacks by a writer who knew neither scorers nor guards"),
+        attack_section(figures["fresh_attacks"], "fresh", "Attacks by writers who knew neither scorers nor guards"),
         speed_section(figures["speed"]),
     ]
 
