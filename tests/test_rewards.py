@@ -8,6 +8,7 @@ import torch
 
 from rewards import composite
 from rewards.base import Scorer, StoryText
+from rewards.encoder import WIDTH, mean_word_vectors
 from rewards.guards import GUARDS, AssistantTalk, Copying, Echo, Format, Premature, Repetition, TooShort
 from rewards.preference import Preference, fit
 from storyrl.errors import InputError
@@ -191,6 +192,14 @@ def test_bradley_terry_recovers_known_weights() -> None:
     chosen, rejected = torch.where(wins[:, None], left, right), torch.where(wins[:, None], right, left)
     weight = fit(chosen, rejected, torch.ones(4000), epochs=5, weight_decay=0.0)
     assert torch.allclose(weight, truth, atol=0.15)
+
+
+def test_mean_word_vectors_by_hand() -> None:
+    cat, dog, both, none = mean_word_vectors(["cat", "Dog", "cat dog", ""])
+    assert torch.allclose(both, (cat + dog) / 2)
+    assert none.shape == (WIDTH,) and not none.any()
+    near, far = (torch.cosine_similarity(cat, other, dim=0) for other in mean_word_vectors(["kitten", "treaty"]))
+    assert near > far + 0.1  # words that are used alike
 
 
 def test_preference_of_odd_texts_is_finite() -> None:
