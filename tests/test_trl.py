@@ -64,6 +64,7 @@ def test_same_rollouts_give_the_same_loss_and_gradient(
 ) -> None:
     """Two prompts with three stories each: advantages, RLOO loss and gradient of all weights, in TRL and here."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.setattr("storyrl.models.cpu_has_bf16", lambda: False)  # both in float32, also where bfloat16 is fast
     folder, beta = str(tiny_folder()), 0.3
     prompts = [Prompt(id="a", premise="A door.", goal="It opens."), Prompt(id="b", premise="A cat waits.")]
     rewards = torch.tensor([[1.0, -0.5, 2.0], [0.0, 0.25, 0.5]])

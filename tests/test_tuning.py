@@ -120,7 +120,9 @@ class Broken(Scorer):
         return [math.nan for _ in stories]
 
 
-def _tune(scorer: Scorer, method: str = "lora", beta: float = 0.0, steps: int = 12) -> list[Any]:
+def _tune(
+    scorer: Scorer, method: str = "lora", beta: float = 0.0, steps: int = 12, learning_rate: float = 0.02
+) -> list[Any]:
     model = tiny_model("llama")
     with torch.no_grad():  # a head of random size 0.02 cannot be steered by an adapter below it
         model.get_output_embeddings().weight.mul_(20)
@@ -130,7 +132,7 @@ def _tune(scorer: Scorer, method: str = "lora", beta: float = 0.0, steps: int = 
         prompts_per_step=2,
         samples_per_prompt=16,
         max_tokens=16,
-        learning_rate=0.02,
+        learning_rate=learning_rate,
         beta=beta,
         method=method,
     )
@@ -150,7 +152,9 @@ def test_it_learns(method: str) -> None:
 
 
 def test_large_beta_pins_the_policy() -> None:
-    free, pinned = _tune(LikesLetter()), _tune(LikesLetter(), beta=50.0)
+    """At a small learning rate: where one step overshoots, what comes back is chance, and other on every processor."""
+    free, pinned = (_tune(LikesLetter(), beta=beta, learning_rate=0.001) for beta in (0.0, 5.0))
+    assert free[-1]["kl"] > 5
     assert abs(pinned[-1]["kl"]) < 0.25 * free[-1]["kl"]
 
 

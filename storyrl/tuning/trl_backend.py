@@ -92,6 +92,7 @@ def make_trainer(
         "report_to": [config.report_to] if config.report_to else [],
         "seed": config.seed,
         "bf16": model.dtype == torch.bfloat16,
+        "use_cpu": PartialState().device.type == "cpu",  # transformers refuses bfloat16 on a CPU that is not asked for
         "disable_tqdm": True,
     }
     has_template = bool(getattr(tokenizer, "chat_template", None))
