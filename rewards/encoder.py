@@ -58,13 +58,18 @@ def shared_encoder(device: str = "auto") -> SentenceEncoder:
 
 
 @cache
-def _word_pieces() -> tuple[Any, torch.Tensor]:
-    """The encoder's tokenizer, and the vectors [V, 384] from which it starts."""
+def tokenizer() -> Any:
+    """The encoder's tokenizer, of word pieces in lower case."""
     from transformers import AutoTokenizer
 
-    folder = models.pull("minilm")
-    table = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True), table.float()
+    return AutoTokenizer.from_pretrained(models.pull("minilm"), local_files_only=True)
+
+
+@cache
+def _word_vectors() -> torch.Tensor:
+    """The vectors of word pieces from which the encoder starts, [V, 384]."""
+    table = load_file(models.pull("minilm") / "model.safetensors")["embeddings.word_embeddings.weight"]
+    return table.float()
 
 
 def mean_word_vectors(texts: Sequence[str]) -> torch.Tensor:
@@ -72,9 +77,8 @@ def mean_word_vectors(texts: Sequence[str]) -> torch.Tensor:
 
     Words that are used alike have vectors alike, so what is learned of one holds a little for others.
     """
-    tokenizer, table = _word_pieces()
-    means = torch.zeros(len(texts), WIDTH)
-    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    table, means = _word_vectors(), torch.zeros(len(texts), WIDTH)
+    rows = tokenizer()(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     for row, ids in enumerate(rows):
         if ids:
             means[row] = table[torch.tensor(ids)].mean(dim=0)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from prompts.template import split_sentences
 from rewards.base import Scorer, StoryText
+from rewards.encoder import tokenizer
 from rewards.files import read_tensors, write_tensors
 from rewards.int8 import quantise
 from rewards.reader import MAX_GOAL_TOKENS, MAX_STORY_TOKENS, Reader, from_bert, pack
@@ -130,9 +130,7 @@ class Tokens:
     """Word pieces of passages and goals, without the special ones."""
 
     def __init__(self) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(models.pull("minilm"), local_files_only=True)
+        self._tokenizer = tokenizer()
         self.cls, self.sep = int(self._tokenizer.cls_token_id), int(self._tokenizer.sep_token_id)
 
     def _ids(self, text: str) -> list[int]:

@@ -187,7 +187,7 @@ def _story(rng: random.Random, talkative: bool) -> StoryText:
 def test_it_learns_who_likes_talk(tmp_path: Path) -> None:
     rng = random.Random(0)
     choices = []
-    for number in range(30):
+    for number in range(120):
         pair = _story(rng, True), _story(rng, False)
         answer = float(number % 5 != 0)  # one answer in five is wrong
         choices.append(Choice(*pair, answer) if rng.random() < 0.5 else Choice(*pair[::-1], 1 - answer))
@@ -195,7 +195,7 @@ def test_it_learns_who_likes_talk(tmp_path: Path) -> None:
     taste = Taste.learn(choices, lambda done, total: read.append((done, total)))
     different = len({story for choice in choices for story in (choice.first, choice.second)})
     assert read[-1] == (different, different)
-    assert taste.choices == 30
+    assert taste.choices == 120
     taste.save(tmp_path)
     taught, general = Preference(tmp_path), Preference()
     talk, other = ([_story(rng, talkative) for _ in range(30)] for talkative in (True, False))
@@ -203,7 +203,7 @@ def test_it_learns_who_likes_talk(tmp_path: Path) -> None:
         sum(a > b for a, b in zip(scorer.score(talk), scorer.score(other), strict=True)) for scorer in (general, taught)
     )
     assert before <= 10  # the shipped model likes the other ones, by two and a half nats
-    assert after - before >= 15  # half of the pairs have changed sides
+    assert after >= 20
     scores = taste.scores(talk, torch.tensor(general.score(talk)))
     assert taught.score(talk) == pytest.approx(scores.tolist(), abs=1e-5)
 
