@@ -44,7 +44,7 @@ class FakeGoal(GoalReached):
 
 
 class FakeAgent:
-    """Writes numbered sentences without a model; fails when the premise says so."""
+    """Writes numbered sentences without a model; fails, or writes until it is stopped, when the premise says so."""
 
     policy_name = "secret-policy-name"
     ahead: ClassVar[list[tuple[str, int]]] = []
@@ -60,7 +60,7 @@ class FakeAgent:
         self, story: Story, candidates: int, seed: int, sampling: Sampling, opening: str, watch: Watch
     ) -> list[Suggestion]:
         self.rounds += 1
-        for _ in range(1, 4 if "slowly" not in story.prompt.premise else 400):
+        for _ in range(3 if "slowly" not in story.prompt.premise else 4000):
             if not watch([f"[say Tom] Half a suggestion {n}" for n in range(candidates)]):
                 break
             time.sleep(0.15)

@@ -363,6 +363,7 @@ def test_two_writers_at_once(browser: Browser, guarded: tuple[str, Store]) -> No
         sign_in(page, name)
         start(page, f"{name}: the model writes {'slowly' if name == 'Ann' else 'at once'}")
         press(page, "Suggest")
+        expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
     ann, bob = pages
     expect(bob.locator("#write-status")).to_contain_text("Next in line")
     press(ann, "Stop")
