@@ -9,10 +9,11 @@ nothing but their length.
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -35,6 +36,8 @@ _MOST_SENTENCES, _MOST_WORDS = 3, 60  # of a passage
 _SPEAKER = re.compile(r"""["”],? (said [^."”]{1,60}\.)$""")
 _ONLY_SPEAKER = re.compile(r"""["”\s]*said [^."”]{1,60}\.""")
 _FROZEN = ("words.weight", "places.weight")  # those of the sentence encoder, not stored again
+
+T = TypeVar("T")
 
 
 class GoalReached(Scorer):
@@ -72,10 +75,13 @@ class GoalReached(Scorer):
             for pair in dict.fromkeys(pairs)
             if pair not in self._known
         }
-        order = sorted(ids, key=lambda pair: len(ids[pair][0]) + len(ids[pair][1]))
-        for rows in _batches(order, [len(ids[pair][0]) + len(ids[pair][1]) + 4 for pair in order]):
-            batch = pack([ids[p][0] for p in rows], [[ids[p][1]] for p in rows], self.tokens.cls, self.tokens.sep)
-            self._known.update(zip(rows, self.reader(batch.to(self._device)).tolist(), strict=True))
+        for chunk in _chunks({pair: sum(map(len, tokens)) + 4 for pair, tokens in ids.items()}):
+            batches = [
+                pack([ids[p][0] for p in rows], [[ids[p][1]] for p in rows], self.tokens.cls, self.tokens.sep)
+                for rows in chunk
+            ]
+            log_odds = self.reader(*(batch.to(self._device) for batch in batches)).tolist()
+            self._known.update(zip((pair for rows in chunk for pair in rows), log_odds, strict=True))
         found = [self._known[pair] for pair in pairs]
         for pair in pairs:
             self._known.move_to_end(pair)
@@ -117,13 +123,21 @@ def _parts(told: Sequence[str]) -> Iterator[str]:
         yield " ".join(part)
 
 
-def _batches(rows: Sequence[tuple[str, str]], lengths: Sequence[int]) -> Iterator[Sequence[tuple[str, str]]]:
-    """Rows sorted by length, in batches of one length each, so that none is padded, and at most _BATCH_TOKENS."""
-    start = 0
-    for stop in range(1, len(rows) + 1):
-        if stop == len(rows) or lengths[stop] != lengths[start] or (stop + 1 - start) * lengths[stop] > _BATCH_TOKENS:
-            yield rows[start:stop]
-            start = stop
+def _chunks(lengths: Mapping[T, int]) -> Iterator[list[list[T]]]:
+    """Rows, given with their lengths, in chunks of about _BATCH_TOKENS; in a chunk, rows of one length together.
+
+    So none is padded: a row's answer is the same to the last bit whatever else is read.
+    """
+    chunk: dict[int, list[T]] = {}
+    tokens = 0
+    for row in sorted(lengths, key=lengths.__getitem__):
+        if chunk and tokens + lengths[row] > _BATCH_TOKENS:
+            yield list(chunk.values())
+            chunk, tokens = {}, 0
+        chunk.setdefault(lengths[row], []).append(row)
+        tokens += lengths[row]
+    if chunk:
+        yield list(chunk.values())
 
 
 class Tokens:

@@ -32,13 +32,11 @@ class Int8Linear(nn.Linear):
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
-        step = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)  # [rows, 1]
-        levels = torch.addcmul(_HALF_UP, rows, 1 / step).to(torch.uint8)  # cut off: so rounded
-        sums = _product(levels, self.packed, self.scale, self.zeros)
+        largest = torch.maximum(rows.amax(dim=1, keepdim=True), -rows.amin(dim=1, keepdim=True))  # faster than by abs
+        step = largest.clamp_(min=1e-12).div_(127)  # [rows, 1]
+        levels = (rows * (1 / step)).round_().to(torch.int8)  # several times as fast as to bytes without a sign
+        sums = _product(levels.view(torch.uint8).add_(_ZERO), self.packed, self.scale, self.zeros)
         return torch.addcmul(self.bias, sums, step, out=sums).view(*x.shape[:-1], self.out_features)
-
-
-_HALF_UP = torch.tensor(_ZERO + 0.5)
 
 
 def quantise(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ one is shows only in what it says. The answer is read at the goal's [CLS]. The a
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -46,10 +47,19 @@ class Packed:
         places = self.ids.numel()
         return x if len(x) == places else x.new_zeros(places, x.shape[1]).index_copy(0, self.real, x)
 
+    def at_goals(self, x: Tensor) -> Tensor:
+        """[B T, H] to [N, H]."""
+        return x[self.goal_rows * self.ids.shape[1] + self.goal_columns]
+
     def may_attend(self) -> Tensor:
         """[B, T, T] bool: whether the token of the row (dim 1) sees that of the column (dim 2)."""
         query, key = self.segment[:, :, None], self.segment[:, None, :]
         return (key >= 0) & ((key == 0) | (key == query))
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """[B, 1, T, T], what is added to attention's scores: nothing, or so little that nothing is seen."""
+        hidden = ~self.may_attend()[:, None]
+        return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -1e9)
 
 
 def pack(stories: Sequence[Sequence[int]], goals: Sequence[Sequence[Sequence[int]]], cls: int, sep: int) -> Packed:
@@ -92,23 +102,29 @@ class Layer(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.norm_2 = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x: Tensor, batch: Packed, bias: Tensor, at: Tensor | None = None) -> Tensor:
-        """[R, H], the batch's tokens without padding, and an additive attention bias [B, 1, T, T] to [R, H].
+    def forward(self, x: Tensor, batches: Sequence[Packed], biases: Sequence[Tensor], answer: bool = False) -> Tensor:
+        """[R, H], the batches' tokens without padding, to [R, H], or to [N, H] at the goals for the `answer`.
 
         Args:
-            at: the N places of the B x T that the answer is asked for, then [N, H].
+            biases: of each batch's attention, [B, 1, T, T], added to its scores.
         """
-        width = x.shape[-1]
-        q, k, v = batch.padded(self.qkv(x)).view(*batch.ids.shape, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // HEADS) + bias, dim=-1)
-        attended = (weights @ v).transpose(1, 2).reshape(-1, width)
-        if at is None:
-            return self._after(x, batch.unpadded(attended))
-        return self._after(batch.padded(x).view(-1, width)[at], attended[at])
-
-    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = self.norm_1(x + self.out(attended))
+        parts = self.qkv(x).split([len(batch.real) for batch in batches])
+        attended = [self._attend(*each) for each in zip(parts, batches, biases, strict=True)]
+        if answer:
+            own = x.split([len(part) for part in parts])
+            attended = [batch.at_goals(part) for batch, part in zip(batches, attended, strict=True)]
+            x = _joined([batch.at_goals(batch.padded(part)) for batch, part in zip(batches, own, strict=True)])
+        else:
+            attended = [batch.unpadded(part) for batch, part in zip(batches, attended, strict=True)]
+        x = self.norm_1(x + self.out(_joined(attended)))
         return self.norm_2(x + self.down(F.gelu(self.up(x))))
+
+    def _attend(self, qkv: Tensor, batch: Packed, bias: Tensor) -> Tensor:
+        """[R, 3 H] of one batch to [B T, H]."""
+        width = qkv.shape[-1] // 3
+        q, k, v = batch.padded(qkv).view(*batch.ids.shape, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
+        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // HEADS) + bias, dim=-1)
+        return (weights @ v).transpose(1, 2).reshape(-1, width)
 
 
 class Reader(nn.Module):
@@ -124,19 +140,26 @@ class Reader(nn.Module):
         self.pool = nn.Linear(width, width)
         self.answer = nn.Linear(width, 1)
 
-    def forward(self, batch: Packed) -> Tensor:
-        """Log-odds [N] that each goal has happened."""
+    def forward(self, *batches: Packed) -> Tensor:
+        """Log-odds [N] that each goal has happened, of one batch after the other.
+
+        Linear layers read the tokens of all batches at once, attention each batch by itself. Batches of one row length
+        each have no padding, and large products all the same.
+        """
         ids, positions, segment = (
-            batch.unpadded(part.flatten()) for part in (batch.ids, batch.positions, batch.segment)
+            _joined([batch.unpadded(part(batch).flatten()) for batch in batches])
+            for part in (attrgetter("ids"), attrgetter("positions"), attrgetter("segment"))
         )
         x = self.norm(self.words(ids) + self.places(positions) + self.kinds((segment > 0).long()))
-        bias = torch.zeros_like(batch.segment, dtype=x.dtype)[:, None, :, None].masked_fill(
-            ~batch.may_attend()[:, None], -1e9
-        )
+        biases = [batch.bias(x.dtype) for batch in batches]
         for layer in self.layers[:-1]:
-            x = layer(x, batch, bias)
-        answers = self.layers[-1](x, batch, bias, batch.goal_rows * batch.ids.shape[1] + batch.goal_columns)
+            x = layer(x, batches, biases)
+        answers = self.layers[-1](x, batches, biases, answer=True)
         return self.answer(torch.tanh(self.pool(answers))).squeeze(1)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def from_bert(state: Mapping[str, Any]) -> dict[str, Tensor]:

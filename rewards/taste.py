@@ -55,7 +55,7 @@ _FURTHEST = 1.5  # deviations; what is further counts as this, so that no measur
 _PRIOR_STYLE, _PRIOR_MEANING = 0.1, 0.05  # standard deviations of delta
 _LONGEST = 0.25  # length of delta in a score, however many choices there are
 _GOOD_ENOUGH = -1.0  # deviations of the shipped score from that of the default policy's usual story
-_BELOW, _SHARPNESS = 3.5, 1.5  # nats that a deviation below counts, and how sharply that sets in
+_BELOW, _SHARPNESS = 2.5, 1.5  # nats that a deviation below counts, and how sharply that sets in
 _AT_ONCE = 64  # stories
 _FILE = "taste.safetensors"
 

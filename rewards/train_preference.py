@@ -36,7 +36,7 @@ SHARES = {
     "policy": 2.0,
     "corrupted": 2.0,
 }
-_LEARNING_RATE = 0.002
+_LEARNING_RATE = 0.004
 _WEIGHT_DECAY = 1.0
 
 
@@ -115,7 +115,6 @@ def fit_pairs(prepared: Prepared, rows: Sequence[int], epochs: int = 1) -> Tenso
         epochs=epochs,
         learning_rate=_LEARNING_RATE,
         weight_decay=_WEIGHT_DECAY,
-        batch_size=4,
     )
 
 

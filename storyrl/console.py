@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from storyrl import memory
+
 _quiet = False
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def set_up(quiet: bool, threads: int | None) -> None:
-    """Apply --quiet and --threads, and keep the libraries' own chatter and bars off the screen."""
+    """Apply --quiet and --threads, keep freed memory, and the libraries' own chatter and bars off the screen."""
     global _quiet
     _quiet = quiet
+    memory.keep_freed()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("TQDM_DISABLE", "1")

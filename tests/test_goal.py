@@ -40,7 +40,7 @@ def plain_forward(reader: Reader, batch: Packed) -> torch.Tensor:
     bias = torch.zeros(batch.may_attend().shape).masked_fill(~batch.may_attend(), -1e9)[:, None]
     x = x.flatten(0, 1)
     for layer in reader.layers:
-        x = layer(x, whole, bias)
+        x = layer(x, [whole], [bias])
     x = x.view(*batch.ids.shape, -1)[batch.goal_rows, batch.goal_columns]
     return reader.answer(torch.tanh(reader.pool(x))).squeeze(1)
 
@@ -67,6 +67,18 @@ def test_answers_do_not_depend_on_other_goals_stories_or_padding() -> None:
             for story, goal in (([5, 6, 7], [9, 10]), ([5, 6, 7], [11]), ([8] * 20, [12, 13, 14]))
         ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_several_batches_are_read_as_each_by_itself() -> None:
+    reader = tiny_reader()
+    batches = [
+        pack([[5, 6, 7], [8] * 20], [[[9, 10], [11]], [[12, 13, 14]]], _CLS, _SEP),
+        pack([[4, 4], [6, 5]], [[[9]], [[7]]], _CLS, _SEP),
+    ]
+    with torch.no_grad():
+        assert torch.allclose(reader(*batches), torch.cat([reader(batch) for batch in batches]), atol=1e-6)
+    reader(*batches).sum().backward()
+    assert all(parameter.grad is not None for parameter in reader.parameters())
 
 
 def test_leaving_out_padding_and_most_of_the_last_layer_changes_nothing() -> None:
