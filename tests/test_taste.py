@@ -89,7 +89,7 @@ def test_scores_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rewards.taste._usual", lambda: (1.5, 0.5))
     # In deviations 0, -1 (the threshold, where softplus is log 2 / 1.5), -20 and -21 (slope 1), 40 (level).
     at_usual = math.log(1 + math.exp(-1.5)) / 1.5
-    expected = [1.5 + 3.5 * (at_usual - lack) for lack in (at_usual, math.log(2) / 1.5, 19, 20, 0)]
+    expected = [1.5 + 2.5 * (at_usual - lack) for lack in (at_usual, math.log(2) / 1.5, 19, 20, 0)]
     assert counted(torch.tensor([1.5, 1.0, -8.5, -9.0, 21.5])).tolist() == pytest.approx(expected, abs=1e-4)
     delta = torch.zeros(_SIZE)
     delta[:2] = torch.tensor([0.06, -0.08])
