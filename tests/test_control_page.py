@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from storyrl.store import OWNER, Store
 from ui.control import SETTING
@@ -135,7 +135,16 @@ def test_stop_keeps_the_versions_so_far(page: Page) -> None:
 
 
 def test_two_quick_changes_are_both_taken(page: Page) -> None:
-    """The second comes while the first is still on its way."""
+    """The second comes while the first is still on its way, and would overtake it."""
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/queue/join*", hold_the_first)
     page.evaluate(
         """async () => {
           for (const [name, value] of [["goal", "2"], ["taste", "3"]]) {
@@ -146,6 +155,8 @@ def test_two_quick_changes_are_both_taken(page: Page) -> None:
           }
         }"""
     )
+    page.wait_for_timeout(500)
+    held[0].continue_()
     expect(page.locator("#weights output")).to_have_text(["×2", "×3", "×1"])
     page.wait_for_timeout(1500)
     expect(page.locator("#weights output")).to_have_text(["×2", "×3", "×1"])

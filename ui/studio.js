@@ -44,6 +44,17 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("#finish")) next(() => document.querySelector("#side").scrollIntoView({ block: "nearest" }));
 });
 
+// Steps reach the server in the order in which they were made, even two within a moment: each waits until the one before
+// has been taken into the queue there. (A browser may send them over two connections, and the later one arrive first.)
+const fetchNow = window.fetch;
+let joined = Promise.resolve();
+window.fetch = (input, init) => {
+  if (!String(input.url ?? input).includes("/queue/join")) return fetchNow(input, init);
+  const answer = joined.then(() => fetchNow(input, init));
+  joined = answer.catch(() => {});
+  return answer;
+};
+
 // The bar (ui/rewriting.py) for a passage: {block, start, end} count characters of `seen`, the block as it is shown.
 const length = (text) => [...text].length; // characters as Python counts them
 const bar = {
