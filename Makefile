@@ -26,12 +26,13 @@ checks: .venv/ready
 	$(BIN)/ruff format --check storyrl rewards prompts ui tests
 	$(BIN)/mypy
 
+# Two at a time, each on one core: most of them wait for small things.
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2
 
-test: setup checks
+test: setup checks test-fast
 	sh tests/install_browser.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m slow
 
 bench: setup
 	$(BIN)/python tests/bench/decode.py

@@ -2,11 +2,18 @@
 
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+    from storyrl.store import Store
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -80,3 +87,48 @@ def chromium() -> str:
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     assert found, "no Chromium found; install it, or name one in STORYRL_CHROMIUM"
     return found
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> "tuple[str, Store]":
+    """The address of a studio with the stand-in agent, and its store."""
+    from storyrl.store import Store
+    from ui.app import launch
+
+    from .studio_page import FakeAgent, free_port, wait_for
+
+    port, store = free_port(), Store(str(tmp_path_factory.mktemp("fake") / "studio.db"))
+    options = {"host": "127.0.0.1", "port": port, "open_browser": False}
+    threading.Thread(target=launch, args=(FakeAgent(word_tokenizer()), store), kwargs=options, daemon=True).start()
+    wait_for(f"http://127.0.0.1:{port}")
+    return f"http://127.0.0.1:{port}", store
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> "Iterator[Browser]":
+    """A Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    from .studio_page import FLAGS
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: "Browser") -> "Iterator[BrowserContext]":
+    """A fresh profile; the test fails when a page asks any other host."""
+    from playwright.sync_api import expect
+
+    from .studio_page import WAIT
+
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(WAIT)
+    expect.set_options(timeout=30_000)
+    local, foreign = ("http://127.0.0.1:", "data:", "blob:"), []
+    context.on("request", lambda request: None if request.url.startswith(local) else foreign.append(request.url))
+    yield context
+    context.close()
+    assert foreign == [], "the page asked other hosts"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from test_studio import FLAGS, Server, press, room, side, suggest, turns, wait_for
+from studio_page import FLAGS, Server, press, room, side, suggest, turns, wait_for
 
 from storyrl.store import Store
 from storyrl.story import Prompt, Story, Turn

@@ -23,11 +23,11 @@ from ui.app import launch
 from ui.blind import PAIRS
 
 from .conftest import word_tokenizer
-from .test_studio import FakeAgent, add, browser, context, free_port, press, room, side, start, suggest, turns, wait_for
+from .studio_page import FakeAgent, add, free_port, press, room, side, start, suggest, turns, wait_for
 from .test_tune_tab import _finished, _row
 from .test_users import guarded, sign_in, users
 
-__all__ = ["browser", "context", "guarded", "users"]  # fixtures
+__all__ = ["guarded", "users"]  # fixtures
 
 pytestmark = pytest.mark.slow
 _AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")

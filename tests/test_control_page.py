@@ -4,15 +4,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from storyrl.store import OWNER, Store
 from ui.control import SETTING
 
-from .test_studio import FLAGS, Server, add, press, side, start, suggest, turns
+from .studio_page import WAIT, Server, add, press, side, start, suggest, too_wide, turns
 
 pytestmark = pytest.mark.slow
-_WAIT = 120_000  # milliseconds; the model may be slow on a busy machine
 _TEXT = "Mira walked down to the harbour and looked at the boats for a long time before she spoke."
 _SELECT = """([block, from, to]) => {
   const texts = document.querySelectorAll("#manuscript .block-text");
@@ -29,21 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=[1280, 390])
 def page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A window of each width, with a story of two blocks; the test fails on an error of the page's scripts."""
     width: int = request.param
     context = browser.new_context(viewport={"width": width, "height": 844}, has_touch=width < 500)
-    context.set_default_timeout(_WAIT)
-    expect.set_options(timeout=_WAIT)
+    context.set_default_timeout(WAIT)
+    expect.set_options(timeout=WAIT)
     page, errors = context.new_page(), list[str]()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
@@ -78,7 +69,7 @@ def test_selected_words_are_written_anew_picked_and_taken_back(page: Page) -> No
     assert words.startswith("Mira walked down to the harbour and ") and words.endswith(" before she spoke.")
     assert words != _TEXT
     assert "for the story" in versions(page).first.locator(".sum").inner_text()
-    assert _too_wide(page) <= 0
+    assert too_wide(page) <= 0
     if not page.viewport_size or page.viewport_size["width"] > 500:
         page.keyboard.press("1")
     else:
@@ -185,7 +176,7 @@ def test_keys_lead_to_the_suggestions_from_any_tab(page: Page) -> None:
 def saved(server: Server, **values: object) -> None:
     """Wait until the server has kept these settings of how the model writes."""
     store = Store(str(server.db)).for_owner(OWNER)
-    for _ in range(_WAIT // 200):
+    for _ in range(WAIT // 200):
         manner = store.get_setting(SETTING, {})
         if all(manner.get(name) == value for name, value in values.items()):
             return
@@ -219,7 +210,3 @@ def test_banned_words_and_min_p_are_kept_and_obeyed(page: Page, server: Server) 
     saved(server, banned=[])
     page.locator("#manner select").select_option("usual")
     expect(page.get_by_label("Min-p")).to_have_value("0")
-
-
-def _too_wide(page: Page) -> int:
-    return int(page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth"))

@@ -29,9 +29,7 @@ from ui.users import writer
 from ui.wiring import waiting_line
 
 from .conftest import tiny_model, word_tokenizer
-from .test_studio import FakeGoal, add, browser, fake, press, start, suggest, turns
-
-__all__ = ["browser", "fake"]  # fixtures
+from .studio_page import FakeGoal, add, press, start, suggest, turns
 
 STORY = Story(id="s", prompt=Prompt(premise="A boat.")).with_turns(Turn(kind=Kind.NARRATE, text="Rain."))
 
@@ -216,7 +214,8 @@ def test_a_job_runs_as_the_writer_who_asked(held: tuple[Pen, Held, Reader]) -> N
     assert (list(ann)[-1], list(bob)[-1]) == (Done("Ann"), Done(OWNER))
 
 
-def test_one_writer_does_not_fill_the_line(held: tuple[Pen, Held, Reader]) -> None:
+def test_one_writer_does_not_fill_the_line(held: tuple[Pen, Held, Reader], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pen_module, "_EVERY", 0.02)
     pen, job, _ = held
     waiting = [pen.run("many", lambda _: None) for _ in range(20)]
     for each in waiting:

@@ -11,10 +11,7 @@ from storyrl.store import OWNER, WEAK_PREFERENCES, Answer, Comparison, Judgement
 from storyrl.story import Prompt
 from ui.rate import judgement, pair_html
 
-from .test_studio import Server, browser, context, fake, press, room, start, suggest
-
-__all__ = ["browser", "context", "fake"]  # fixtures
-
+from .studio_page import Server, press, room, start, suggest
 
 # --- the form -------------------------------------------------------------------------------------------------------
 

@@ -1,168 +1,20 @@
 """The studio in a real browser: with a stand-in for the agent, and once with the real server and the real model."""
 
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import cast
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
-from prompts.context import Context, context_parts
-from prompts.template import parse_turn
-from rewards.base import StoryText
-from rewards.composite import Composite, Term
-from rewards.goal import GoalReached
-from rewards.guards import Repetition, TooShort
-from storyrl.agent import Agent, Suggestion
-from storyrl.choosing import Sampling
+from storyrl.agent import Agent
 from storyrl.errors import InputError
-from storyrl.policy import WRITING, Watch
 from storyrl.store import Answer, Store
-from storyrl.story import Kind, Story, Turn
+from storyrl.story import Story
 from ui.app import launch
 
+from .studio_page import TRICKY, FakeAgent, Server, add, press, room, side, start, suggest, too_wide, turns
+
 pytestmark = pytest.mark.slow  # all of them need a browser, and the first one the model
-_WAIT = 120_000  # milliseconds; the model may be slow on a busy machine
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-_TRICKY = "<b>bold</b> ${1+1} {{value}}"  # neither HTML nor a template
-
-
-class FakeGoal(GoalReached):
-    """Half likely from the word "boat" on, and surely reached with "forgive"; no network."""
-
-    def __init__(self) -> None:
-        pass
-
-    def score(self, stories: Sequence[StoryText]) -> list[float]:
-        return [0.9 if "forgive" in s.text else 0.5 * ("boat" in s.text) for s in stories]
-
-
-class FakeAgent:
-    """Writes numbered sentences without a model; fails, or writes until it is stopped, when the premise says so."""
-
-    policy_name = "secret-policy-name"
-    ahead: ClassVar[list[tuple[str, int]]] = []
-    """Premise and number of turns of what was read ahead, a piece each."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-        terms = [(FakeGoal(), 1.0, 0.3), (Repetition(), -20.0, 0.0), (TooShort(), -4.0, 0.0)]
-        self.reward = Composite([Term(scorer, weight, mean, 1.0) for scorer, weight, mean in terms])
-        self.rounds = 0
-
-    def suggest(
-        self, story: Story, candidates: int, seed: int, sampling: Sampling, opening: str, watch: Watch
-    ) -> list[Suggestion]:
-        self.rounds += 1
-        for _ in range(3 if "slowly" not in story.prompt.premise else 4000):
-            if not watch([f"[say Tom] Half a suggestion {n}" for n in range(candidates)]):
-                break
-            time.sleep(0.15)
-        if "fail" in story.prompt.premise:
-            raise InputError("the model is out of words")
-        texts = [f"Suggestion {n} of round {self.rounds} {_TRICKY}" for n in range(candidates)]
-        turns = [parse_turn(f"{opening} {text}." if opening else f"[say Tom] {text}.") for text in texts]
-        rows = []
-        for number, turn in enumerate(turn for turn in turns if turn):
-            scores = {"goal": 0.9 if number == 1 else 0.25, "repetition": 0.1 * (number == 1), "short": 0.0}
-            rows.append(Suggestion(turn, turn.text, scores, {}, self.reward.reward(scores), 9, True))
-        return rows
-
-    def read_ahead(self, story: Story, sampling: Sampling = WRITING) -> bool:
-        self.ahead.append((story.prompt.premise, len(story.turns)))
-        return self.ahead.count(self.ahead[-1]) < 3
-
-    def write_all(self, stories: Sequence[Story], turns: int, candidates: int, seed: int) -> list[Story]:
-        time.sleep(0.3)
-        return [s.with_turns(Turn(kind=Kind.NARRATE, text=f"{s.id} goes on, {seed}.")) for s in stories]
-
-    def context(self, story: Story, sampling: Sampling) -> Context:
-        return context_parts(story, self.tokenizer, 1000)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except OSError:
-            assert process is None or process.poll() is None, "the studio stopped"
-            time.sleep(0.5)
-    raise AssertionError("the studio did not come up")
-
-
-class Server:
-    """`storyrl studio` as its own process, which can be stopped and started again."""
-
-    def __init__(self, folder: Path):
-        self.db, self.port = folder / "studio.db", free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--db", str(self.db), "--no-browser", "--quiet"]
-        self.process = subprocess.Popen([sys.executable, "-m", "storyrl", "studio", *options])
-        wait_for(self.url, self.process)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def restart(self, page: Page) -> None:
-        """Kill the server, start it again and open it in `page`.
-
-        The page leaves in between: as soon as it finds its server again it loads itself anew, and a `goto` at the same
-        moment is cut off by that, or never told that the page has loaded.
-        """
-        self.stop()
-        page.goto("about:blank")
-        self.start()
-        page.goto(self.url)
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
-    """The address of a studio with the stand-in agent, and its store."""
-    from .conftest import word_tokenizer  # here, so that screenshots.py can import this file without a package
-
-    port, store = free_port(), Store(str(tmp_path_factory.mktemp("fake") / "studio.db"))
-    options = {"host": "127.0.0.1", "port": port, "open_browser": False}
-    threading.Thread(target=launch, args=(FakeAgent(word_tokenizer()), store), kwargs=options, daemon=True).start()
-    wait_for(f"http://127.0.0.1:{port}")
-    return f"http://127.0.0.1:{port}", store
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A fresh profile; the test fails when a page asks any other host."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(_WAIT)
-    expect.set_options(timeout=30_000)
-    local, foreign = ("http://127.0.0.1:", "data:", "blob:"), []
-    context.on("request", lambda request: None if request.url.startswith(local) else foreign.append(request.url))
-    yield context
-    context.close()
-    assert foreign == [], "the page asked other hosts"
 
 
 @pytest.fixture
@@ -170,43 +22,6 @@ def page(context: BrowserContext, fake: tuple[str, Store]) -> Page:
     page = context.new_page()
     page.goto(fake[0])
     return page
-
-
-def turns(page: Page) -> Locator:
-    return page.locator("#manuscript .turn")
-
-
-def start(page: Page, premise: str = "Mira's brother Tom sank her boat.") -> None:
-    page.locator("#premise textarea").fill(premise)
-    page.locator("#goal textarea").fill("Mira forgives her brother.")
-    page.locator("#characters").get_by_label("Characters").fill("Mira, Tom")
-    page.get_by_role("button", name="Start story").click()
-    expect(page.locator(".manuscript .premise")).to_have_text(premise)
-
-
-def add(page: Page, text: str) -> None:
-    page.get_by_label("Narrate", exact=True).check()
-    page.locator("#own-text textarea").fill(text)
-    page.get_by_role("button", name="Add my turn").click()
-    expect(page.locator("#own-text textarea")).to_have_value("")
-
-
-def suggest(page: Page) -> None:
-    page.get_by_role("button", name="Suggest", exact=True).click()
-    expect(page.locator("#write-status")).to_contain_text("ready")
-    page.locator("#pick-0").wait_for()
-
-
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def side(page: Page, name: str) -> None:
-    page.locator("#side").get_by_role("tab", name=name, exact=True).click()
-
-
-def room(page: Page, name: str) -> None:
-    page.locator("#rooms").get_by_role("tab", name=name, exact=True).click()
 
 
 def test_write_pick_edit_reload_restart_and_rate(context: BrowserContext, tmp_path: Path) -> None:
@@ -252,7 +67,7 @@ def test_a_story_is_read_ahead_after_each_step(page: Page) -> None:
 
 
 def _write(page: Page) -> None:
-    start(page, f"Mira's brother {_TRICKY} sank her boat. Now he stands at her door in the rain.")
+    start(page, f"Mira's brother {TRICKY} sank her boat. Now he stands at her door in the rain.")
     suggest(page)
     first = page.locator(".card").first
     words = first.locator(".words").inner_text()
@@ -312,15 +127,11 @@ def test_page_fits_the_window(page: Page, width: int) -> None:
     for tab in ("Goal", "Map", "Memory", "Model", "Context"):
         side(page, tab)
         page.wait_for_timeout(300)
-        assert _too_wide(page) <= 0, tab
+        assert too_wide(page) <= 0, tab
     for tab in ("Library", "Rate"):
         room(page, tab)
         page.wait_for_timeout(300)
-        assert _too_wide(page) <= 0, tab
-
-
-def _too_wide(page: Page) -> int:
-    return int(page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth"))
+        assert too_wide(page) <= 0, tab
 
 
 def test_a_story_without_premise_is_refused_politely(page: Page) -> None:
@@ -329,12 +140,12 @@ def test_a_story_without_premise_is_refused_politely(page: Page) -> None:
 
 
 def test_what_the_model_writes_is_shown_as_text(page: Page) -> None:
-    start(page, f"A boat {_TRICKY}")
+    start(page, f"A boat {TRICKY}")
     suggest(page)
     words = page.locator(".card .words").first.inner_text()
-    assert _TRICKY in words
+    assert TRICKY in words
     page.locator("#pick-0").click()
-    expect(turns(page).first).to_contain_text(_TRICKY)
+    expect(turns(page).first).to_contain_text(TRICKY)
 
 
 def test_cards_show_how_the_goal_moves_and_weights_rank_anew(page: Page) -> None:

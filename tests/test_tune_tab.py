@@ -36,7 +36,7 @@ from ui.job import left
 from ui.tune import counts, taste_card
 from ui.users import writer
 
-from .test_studio import Server, browser, context, press, room, start, suggest  # noqa: F401
+from .studio_page import Server, press, room, start, suggest
 
 _ROOT = Path(__file__).parent.parent
 
@@ -374,7 +374,7 @@ def _status(page: Page) -> Any:
 
 
 @pytest.mark.slow
-def test_learn_tune_compare_blind_and_keep(context: BrowserContext, tmp_path: Path) -> None:  # noqa: F811
+def test_learn_tune_compare_blind_and_keep(context: BrowserContext, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "studio.db"))
     _answer(store)
     server = Server(tmp_path)

@@ -29,9 +29,7 @@ from ui.users import Door, PasswordHash, is_loopback, read_users, set_password, 
 from ui.wiring import as_writer, wire
 
 from .conftest import word_tokenizer
-from .test_studio import FakeAgent, add, browser, context, free_port, press, room, side, start, suggest, turns, wait_for
-
-__all__ = ["browser", "context"]  # fixtures
+from .studio_page import FakeAgent, add, free_port, press, room, side, start, suggest, turns, wait_for
 
 PASSWORD = "correct horse"
 

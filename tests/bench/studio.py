@@ -19,7 +19,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from storyrl.store import OWNER, Store
 from storyrl.story import Prompt, Story, Turn
-from tests.test_studio import FLAGS, Server, room
+from tests.studio_page import FLAGS, Server, room
 from ui.control import SETTING, Manner
 
 _WORDS, _ROUNDS, _TOKENS = 1500, 20, 40
