@@ -82,6 +82,15 @@ def scratchplot(data: Path) -> list[Rated]:
     return [Rated(row["story"], row["mean"]["coherence"]) for row in _rows(data / "scratchplot" / "ratings.jsonl")]
 
 
+def long_stories(by_model_only: bool = False) -> list[Rated]:
+    """Texts of 220 to 660 words and their coherence, 0 to 5, mean of three readers. Only evaluated on.
+
+    Old tales, tales spoilt by rule and what two small models wrote at several temperatures; lower case, tokenised.
+    """
+    rows = [row for row in _rows(_own("long_stories.jsonl")) if not (by_model_only and row["how"].startswith("tale"))]
+    return [Rated(row["story"], sum(row["coherence"]) / len(row["coherence"])) for row in rows]
+
+
 def rated_pairs(rows: Sequence[Rated], source: str, least: float, count: int, rng: random.Random) -> list[Pair]:
     """`count` random pairs of texts on one side of the split whose ratings are at least `least` apart."""
     sides = [[row for row in rows if is_held_out(row.text[:60]) == held_out] for held_out in (True, False)]

@@ -11,6 +11,7 @@ from rewards.base import Scorer, StoryText
 from rewards.encoder import WIDTH, mean_word_vectors
 from rewards.guards import GUARDS, AssistantTalk, Copying, Echo, Format, Premature, Repetition, TooShort
 from rewards.preference import Preference, fit
+from rewards.preference_data import long_stories
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 from storyrl.sft import read_stories, shipped_stories
@@ -218,3 +219,15 @@ def test_preference_sees_loops_and_assistant_talk() -> None:
     for good, bad, least in ((written, looped, 0.95), (half, drifted, 0.7)):
         wins = [a > b for a, b in zip(scorer.score(good), scorer.score(bad), strict=True)]
         assert sum(wins) / len(wins) >= least
+
+
+def test_long_stories_repeating_themselves_score_below_old_tales() -> None:
+    """As the readers of `long_stories.jsonl` would have it; none of these ratings was trained on."""
+    everything, models = long_stories(), {one.text for one in long_stories(by_model_only=True)}
+    assert (len(everything), len(models)) == (126, 90)
+    assert all(0 <= one.rating <= 5 for one in everything)
+    tales = [one.text for one in everything if one.text not in models and one.rating > 4.5]
+    looped = sorted(models, key=lambda text: len(set(text.split())) / len(text.split()))[: len(tales)]
+    scores = Preference().score([StoryText(text) for text in (*tales, *looped)])
+    assert len(tales) == 18
+    assert min(scores[:18]) > max(scores[18:])

@@ -181,7 +181,7 @@ def preference_section(figures: Mapping[str, Any]) -> Section:
     plots.append(page_plots.bars("What moves the shipped score", "change of score, nats", effects, whole=None))
     names = [name for name in next(iter(ratings.values())) if name != "texts"]
     rated = Table(
-        "Rank correlation with people's mean ratings of coherence",
+        "Rank correlation with readers' mean ratings of coherence",
         ["texts", "number", *names],
         [
             [Cell(source), Cell(str(row["texts"])), *(shown(row[name]) for name in names)]

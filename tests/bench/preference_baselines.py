@@ -34,7 +34,7 @@ def _distinct(text: str, size: int) -> float:
     return len(set(runs)) / max(1, len(runs))
 
 
-_COUNTS: Mapping[str, Callable[[str], float]] = {
+COUNTS: Mapping[str, Callable[[str], float]] = {
     "fewer words": lambda text: -float(len(text.split())),
     "distinct-1": lambda text: _distinct(text, 1),
     "distinct-2": lambda text: _distinct(text, 2),
@@ -44,7 +44,7 @@ _COUNTS: Mapping[str, Callable[[str], float]] = {
 def text_gaps(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """The predictors that only count."""
     return {
-        name: np.array([count(pair.chosen) - count(pair.rejected) for pair in pairs]) for name, count in _COUNTS.items()
+        name: np.array([count(pair.chosen) - count(pair.rejected) for pair in pairs]) for name, count in COUNTS.items()
     }
 
 

@@ -177,18 +177,28 @@ def _kind_figures(pairs: Sequence[Pair], gap: np.ndarray, source: str) -> dict[s
 
 
 def _rating_figures(data: Path, prepared: Prepared, weights: Sequence[Tensor], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Rank correlation of people's mean ratings with scores by weights that saw neither set, or no text of a fold."""
+    """Rank correlation of readers' mean ratings with scores by weights that saw none of these sets, or no text of a
+    fold. No weights are ever fitted on the long stories."""
     others = [row for row, pair in enumerate(pairs) if pair.source not in ("roc", "scratchplot")]
     never = fit_pairs(prepared, others)
     figures: dict[str, Any] = {}
-    for source, rated in (("roc", preference_data.roc(data)), ("scratchplot", preference_data.scratchplot(data))):
+    sets = {
+        "roc": preference_data.roc(data),
+        "scratchplot": preference_data.scratchplot(data),
+        "long stories": preference_data.long_stories(),
+        "long stories, models' only": preference_data.long_stories(by_model_only=True),
+    }
+    for source, rated in sets.items():
         rows = prepared.features([StoryText(one.text) for one in rated])
         ratings = np.array([one.rating for one in rated])
         by_fold = (rows @ torch.stack(list(weights), dim=1)).double().numpy()
         predictors = {
-            "fitted without both sets": (rows @ never).double().numpy(),
+            "fitted without these sets": (rows @ never).double().numpy(),
             "fitted on other folds": by_fold[np.arange(len(rated)), [fold_of(one.text[:60]) for one in rated]],
-            "fewer words": np.array([-float(len(one.text.split())) for one in rated]),
+            **{
+                name: np.array([count(one.text) for one in rated])
+                for name, count in preference_baselines.COUNTS.items()
+            },
         }
         figures[source] = {"texts": len(rated)} | {
             name: metrics.spearman_estimate(scores, ratings) for name, scores in predictors.items()
