@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
     from storyrl.store import Store
+    from ui.desk import Desk
+    from ui.session import Place
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -132,3 +134,32 @@ def context(browser: "Browser") -> "Iterator[BrowserContext]":
     yield context
     context.close()
     assert foreign == [], "the page asked other hosts"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Iterator[Store]":
+    """An empty store, as its owner without accounts sees it."""
+    from storyrl.store import OWNER, Store
+
+    store = Store(str(tmp_path / "studio.db"))
+    yield store.for_owner(OWNER)
+    store.close()
+
+
+@pytest.fixture
+def desk(store: "Store") -> "Desk":
+    """The steps of the studio on that store."""
+    from ui.desk import Desk
+
+    return Desk(store)
+
+
+@pytest.fixture
+def place(desk: "Desk") -> "Place":
+    """In a story of three turns: One. Two. Three."""
+    from ui.session import Place, start
+
+    place = desk.start(start("Mira finds a boat.", "Mira sails.", "Mira, Tom"), Place())
+    for text in ("One.", "Two.", "Three."):
+        place = desk.do(place, "add", {"kind": "narrate", "text": text})
+    return place

@@ -25,7 +25,8 @@ from ui.blind import PAIRS
 from .conftest import word_tokenizer
 from .studio_page import FakeAgent, add, free_port, press, room, side, start, suggest, turns, wait_for
 from .test_tune_tab import _finished, _row
-from .test_users import guarded, sign_in, users
+from .test_users import users
+from .test_users_page import guarded, sign_in
 
 __all__ = ["guarded", "users"]  # fixtures
 
