@@ -5,7 +5,8 @@ r(x, y) is linear in features of the story y (and its premise x). It is fitted o
     loss = -log sigmoid(r(x, y_w) - r(x, y_l))            (Bradley & Terry 1952; Ziegler et al. 2019, eq. 1)
 
 for one epoch, as reward models are, against overfitting. The features are the measures of rewards/style.py, each as a
-curve (a line that may bend at four knots), the mean vector of the story's words, and the words themselves. No neural
+curve (a line that may bend at four knots), the mean vector of the story's words, and the words themselves. People chose
+between paragraphs of up to 250 words: what they liked in single words counts less and less in longer texts. No neural
 network runs: scoring takes a millisecond a story. A folder of `storyrl fit preference` adds a taste (rewards/taste.py),
 which does look at sentence embeddings.
 """
@@ -30,6 +31,7 @@ from storyrl.files import read_jsonl
 
 _KNOTS = (0.1, 0.35, 0.65, 0.9)  # quantiles at which a measure's line may bend
 _FURTHEST = 4.0  # deviations; measures beyond count as this
+_WORDS_COUNT_UP_TO = 250  # words of text; beyond that single words count by the square of this over the length
 
 
 def shipped_weights() -> Path:
@@ -69,14 +71,16 @@ class Features:
         return ((rows - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST)
 
     def __call__(self, stories: Sequence[StoryText]) -> Tensor:
-        """Features [B, F]: measures, their bends, hashed words, the mean word vector."""
+        """Features [B, F]: measures, their bends, hashed words and the mean word vector (both less in long texts)."""
         if not stories:
             return torch.zeros(0, self.size)
         scaled = self.scaled(stories)
         bends = (scaled[:, :, None] - self.knots).clamp(min=0).flatten(1)
         hashed = torch.stack([hashed_words(story.text) for story in stories])
-        words = (mean_word_vectors([plain(story.text) for story in stories]) - self.words_mean) / self.words_deviation
-        return torch.cat([scaled, bends, hashed, words.clamp(-_FURTHEST, _FURTHEST)], dim=1)
+        vectors = (mean_word_vectors([plain(story.text) for story in stories]) - self.words_mean) / self.words_deviation
+        lengths = torch.tensor([len(story.text.split()) for story in stories])
+        trust = (_WORDS_COUNT_UP_TO / lengths.clamp(min=_WORDS_COUNT_UP_TO)).square()[:, None]
+        return torch.cat([scaled, bends, hashed * trust, vectors.clamp(-_FURTHEST, _FURTHEST) * trust], dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a weights file holds of this."""
