@@ -10,8 +10,9 @@ from rewards import composite
 from rewards.base import Scorer, StoryText
 from rewards.encoder import WIDTH, mean_word_vectors
 from rewards.guards import GUARDS, AssistantTalk, Copying, Echo, Format, Premature, Repetition, TooShort
-from rewards.preference import Preference, fit
+from rewards.preference import Preference, fit, load_shipped, shipped_weights
 from rewards.preference_data import long_stories
+from rewards.style import NAMES
 from storyrl.errors import InputError
 from storyrl.files import read_jsonl
 from storyrl.sft import read_stories, shipped_stories
@@ -219,6 +220,16 @@ def test_preference_sees_loops_and_assistant_talk() -> None:
     for good, bad, least in ((written, looped, 0.95), (half, drifted, 0.7)):
         wins = [a > b for a, b in zip(scorer.score(good), scorer.score(bad), strict=True)]
         assert sum(wins) / len(wins) >= least
+
+
+def test_words_count_less_in_long_texts() -> None:
+    """A text three times over has the same words in the same shares: 600 words count (250 / 600)^2."""
+    features, text = load_shipped(shipped_weights()).features, "The boat was gone and the harbour lay still . " * 20
+    rows = features([StoryText(text), StoryText(text * 3)])
+    short, long = rows[:, len(NAMES) * 5 :]
+    assert len(text.split()) == 200
+    assert short.norm() > 30
+    assert torch.allclose(long, short * (250 / 600) ** 2, atol=1e-4)
 
 
 def test_long_stories_repeating_themselves_score_below_old_tales() -> None:
