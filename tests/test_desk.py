@@ -240,6 +240,9 @@ def test_a_version_replaces_its_passage_and_the_others_stay_listed(desk: Desk, p
     assert texts(desk, after)[3] == "Ash fell on the town."
     assert desk.look(after).tree.path[3].turn.author == "edited"
     assert after.rewriting is None
+    assert [(w.how, w.better.text, w.worse.text) for w in desk.store.weak_preferences()] == [
+        ("picked", "Ash fell on the town.", "Snow lay on the town.")
+    ]
     assert desk.look(desk.do(after, "versions", {"block": block})).versions_of(block) == 2
     back = desk.do(after, "undo", {})
     assert (texts(desk, back)[3], desk.look(back).tree.path[3].turn.author) == ("Rain fell on the town.", "writer")

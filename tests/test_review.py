@@ -79,6 +79,36 @@ def test_an_edit_belongs_to_the_candidate_that_the_block_was_made_from(store: St
     assert _list(store) == [("edited", "mine", "b")]  # both were picked, on two branches
 
 
+def test_a_version_of_a_passage_that_was_picked_beats_those_beside_it_and_what_it_replaced(store: Store) -> None:
+    version = _begin(store)
+    tree = store.pick("s", _id(_show(store, "a", "b"), 0), version)
+    block = tree.path[-1].id
+    versions = _show(store, "a, v", "a, w")
+    tree = store.replace("s", block, _id(versions, 1), tree.version)
+    assert (tree.path[-1].turn, tree.undo) == (_turn("a, w", "edited"), "edit")
+    after = [("picked", "a, w", "a, v"), ("asked anew", "a, w", "b"), ("picked", "a", "b"), ("edited", "a, w", "a")]
+    assert sorted(_list(store)) == sorted(after)
+    tree = store.edit("s", block, _turn("a, mine", "edited"), tree.version)
+    assert {("edited", "a, mine", "a"), ("edited", "a, mine", "a, w")} <= set(_list(store))
+    tree = store.undo("s", tree.version)
+    tree = store.replace("s", block, _id(versions, 0), tree.version)
+    assert {("edited", "a, v", "a"), ("edited", "a, v", "a, w")} <= set(_list(store))
+    tree = store.undo("s", store.undo("s", tree.version).version)
+    assert (tree.path[-1].turn.text, _list(store)) == ("a", [("picked", "a", "b")])
+
+
+def test_versions_of_the_writers_own_words_say_which_was_better(store: Store) -> None:
+    tree = store.append("s", [_turn("mine", "writer"), _turn("more", "writer")], _begin(store))
+    versions = _show(store, "v", "w")
+    with pytest.raises(InputError, match="no longer here"):
+        store.replace("s", tree.path[1].id, _id(versions, 0), tree.version)  # shown for the first block
+    with pytest.raises(InputError, match="no longer here"):
+        store.replace("s", tree.path[0].id, 10**12, tree.version)
+    tree = store.replace("s", tree.path[0].id, _id(versions, 0), tree.version)
+    assert [node.turn.text for node in tree.path] == ["v", "more"]
+    assert _list(store) == [("picked", "v", "w")]
+
+
 def test_a_forgotten_preference_stays_forgotten_and_its_suggestion_stays(store: Store) -> None:
     version = _begin(store)
     shown = _show(store, "a", "b", "c")

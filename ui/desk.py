@@ -187,9 +187,8 @@ class Desk:
         story, block, number = _open(place), _number(f, "block"), _number(f, "candidate")
         tree = self.store.tree(story)
         turn = tree.node(block).turn
-        for version in (c for each in self._kept(tree, block) for c in each.candidates if c.id == number):
-            new = version.turn.model_copy(update={"author": "edited"})
-            return self._done(place, self.store.edit(story, block, new, place.version), rewriting=None)
+        if number in (c.id for each in self._kept(tree, block) for c in each.candidates):
+            return self._done(place, self.store.replace(story, block, number, place.version), rewriting=None)
         raise InputError(f"This is no version of '{turn.text[:40]}' any more: the block was changed. Ask for new ones.")
 
     def _set_prompt(self, place: Place, f: Fields) -> Place:

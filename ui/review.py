@@ -23,11 +23,12 @@ _HOW = {
     Weak.EDITED: ("you made it", "from the suggestion"),
 }
 _WHAT = (
-    "The suggestions that the model made are kept with their story, so that you can go back to them. What you did with "
-    "them says something of your taste: a suggestion that you picked was better to you than those beside it, and than "
-    "those that you had passed over by asking anew; and your own wording was better than the suggestion that you "
-    "changed. With your consent this counts, a little, when your taste is learned. Without it nothing of it is used, "
-    "of what is listed here or of what is to come. Nothing of it leaves this studio's database."
+    "The suggestions that the model made, and its versions of passages, are kept with their story, so that you can go "
+    "back to them. What you did with them says something of your taste: a suggestion that you picked was better to "
+    "you than those beside it, and than those that you had passed over by asking anew; and your own wording was "
+    "better than the suggestion that you changed. With your consent this counts, a little, when your taste is "
+    "learned. Without it nothing of it is used, of what is listed here or of what is to come. Nothing of it leaves "
+    "this studio's database."
 )
 _DELETED = "Deleting an entry means that nothing is ever learned from it; the suggestion itself stays with its story."
 

@@ -78,8 +78,8 @@ class Suggestions(Database):
             for each in reversed(_rounds(session, sa.select(RoundRow).where(shown))):
                 rounds[each.story_id].append(each)
             forgotten = {(row.better_id, row.worse_id) for row in session.scalars(sa.select(ForgottenRow))}
-            became = sa.select(CandidateRow.turn_id, CandidateRow.id).where(CandidateRow.turn_id.is_not(None))
-            blocks = {turn: candidate for turn, candidate in session.execute(became) if turn is not None}
+            became = sa.select(CandidateRow.id, CandidateRow.turn_id).where(CandidateRow.turn_id.is_not(None))
+            blocks = {candidate: turn for candidate, turn in session.execute(became) if turn is not None}
             return [
                 turn
                 for row in session.scalars(query.order_by(StoryRow.id))
@@ -144,7 +144,7 @@ def _shown_turns(
 
     Args:
         rounds: those of the story, the oldest first.
-        blocks: which candidate a block was made from.
+        blocks: which block a candidate became.
         forgotten: keys of the weak preferences that were deleted.
     """
     places: dict[int | None, list[Round]] = defaultdict(list)
@@ -152,10 +152,13 @@ def _shown_turns(
         places[each.after].append(each)
     for place in (None, *(node.id for node in tree.nodes)):
         if place in places:
-            became = {blocks[number]: tree.node(number).turn for number in tree.following(place) if number in blocks}
+            candidates = tuple(c for each in places[place] for c in each.candidates)
+            here = set(tree.following(place))
+            became = {
+                c.id: tree.node(blocks[c.id]).turn for c in candidates if c.id is not None and blocks.get(c.id) in here
+            }
             weak = [w for w in _weak_preferences(tree, places[place], became) if w.key not in forgotten]
             before = tuple(node.turn for node in tree.path_to(place))
-            candidates = tuple(c for each in places[place] for c in each.candidates)
             yield ShownTurn(tree.prompt, before, candidates, tuple(weak))
 
 

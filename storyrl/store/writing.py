@@ -68,10 +68,7 @@ class Writing(Database):
             InputError: no such candidate was shown for this story, or the block before it is gone.
         """
         with self._change(story_id, expected_version, "pick") as change:
-            candidate = change.session.get(CandidateRow, candidate_id)
-            shown = change.session.get(RoundRow, candidate.round_id) if candidate else None
-            if candidate is None or shown is None or shown.story_id != story_id:
-                raise InputError("this suggestion is no longer here; ask for new ones")
+            candidate, shown = _shown(change, candidate_id)
             after = place_of(change.before, shown.after_id)
             block = change.add([turn or turn_of(candidate)], after)
             change.set(candidate, picked=True, turn_id=block)
@@ -100,6 +97,20 @@ class Writing(Database):
         """Replace a block where it stands; what follows stays."""
         with self._change(story_id, expected_version, "edit") as change:
             change.set(change.row(node_id), **columns_of(turn))
+        return change.result
+
+    def replace(self, story_id: str, node_id: int, candidate_id: int, expected_version: int) -> Tree:
+        """Put a candidate that was shown for a block's place into this block, as if picked; what follows stays.
+
+        Raises:
+            InputError: no such candidate was shown for this story and place, or the block is gone.
+        """
+        with self._change(story_id, expected_version, "edit") as change:
+            candidate, shown = _shown(change, candidate_id)
+            if shown.after_id != change.before.node(node_id).parent:
+                raise _gone()
+            change.set(change.row(node_id), **columns_of(turn_of(candidate).model_copy(update={"author": "edited"})))
+            change.set(candidate, picked=True, turn_id=node_id)
         return change.result
 
     def delete(self, story_id: str, node_id: int, expected_version: int, with_following: bool = False) -> Tree:
@@ -177,6 +188,19 @@ def place_of(tree: Tree, place: Place) -> int | None:
     if place == "tip":
         return tree.tip
     return tree.node(place).id if place is not None else None
+
+
+def _shown(change: Change, candidate_id: int) -> tuple[CandidateRow, RoundRow]:
+    """A candidate that was shown for the story, and its round."""
+    candidate = change.session.get(CandidateRow, candidate_id)
+    shown = change.session.get(RoundRow, candidate.round_id) if candidate else None
+    if candidate is None or shown is None or shown.story_id != change.story.id:
+        raise _gone()
+    return candidate, shown
+
+
+def _gone() -> InputError:
+    return InputError("this suggestion is no longer here; ask for new ones")
 
 
 def _walk(change: Change, turns: Sequence[Turn]) -> int | None:
