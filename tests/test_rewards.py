@@ -78,6 +78,30 @@ def test_echo_by_hand() -> None:
     assert score(Echo, "The old sailor found a new ship.", goal, premise) == 0.0, "too short to tell"
 
 
+def test_a_retold_premise_by_hand() -> None:
+    words = [f"{chr(97 + n)}word" for n in range(26)]  # as many stems
+    premise, other = " ".join(words[:20]), words[20:] * 20
+
+    def story(given: int, length: int) -> str:
+        return " ".join(words[:given] + other[: length - given])
+
+    assert score(Echo, story(20, 60), "Aim.", premise) == 1.0
+    assert score(Echo, story(16, 60), "Aim.", premise) == pytest.approx((16 / 20 - 0.57) / 0.43)
+    assert score(Echo, story(20, 80), "Aim.", premise) == pytest.approx((60 / 80 - 0.57) / 0.43), "it goes on"
+    assert score(Echo, story(20, 106), "Aim.", premise) == 0.0
+    assert score(Echo, story(11, 60), "Aim.", premise) == 0.0
+    assert score(Echo, story(5, 60), "Aim.", " ".join(words[:5])) == 0.0, "too short a premise to tell"
+
+
+def test_a_goal_said_again_and_again_by_hand() -> None:
+    goal = "Mira sells the old boat."  # four content words
+    said, other = "Old boat that Mira is selling!", "Rain fell on the dark town all night."
+    assert score(Echo, " ".join([said, other] * 4), goal) == pytest.approx((4 * 4 / (4 * 8) - 0.32) / 0.68)
+    assert score(Echo, " ".join([said, other, other, other] * 2), goal) == 0.0
+    assert score(Echo, said, goal) == 0.0, "too few sentences to tell"
+    assert score(Echo, " ".join(["Mira waited.", other] * 4), "Mira laughs.") == 0.0, "too short a goal to tell"
+
+
 def test_copying_by_hand() -> None:
     premise = "An old sailor has lost the map of the island."
     assert score(Copying, "An old sailor has lost everything. He wept.", premise=premise) == pytest.approx(5 / 8)
