@@ -40,6 +40,13 @@ _ASSISTANT = re.compile(
       | \b(?:this|our)\ (?:story|tale|narrative|passage|scene|ending|premise)\b | \bthe\ (?:story|narrative|premise)\b
       | \bthe\ (?:reader|readers|protagonist|narrator|main\ character|moral|author)\b
       | \bin\ (?:conclusion|summary|this\ (?:story|scene))\b | \bword\ count\b | \bto\ be\ continued\b
+      | \bshall\ i\ (?:also\ )?(?:write|rewrite|add|expand|continue)\b | \bgreat\ (?:choice|prompt|question)\b
+      | \bin\ this\ draft\b | \b(?:this|next)\ version\b | \b(?:the|its)\ (?:theme|pacing)\b | \btips?\b(?:\ \w+)?\s*:
+      | \bsome\ tips\b | \bfeedback\b | \bhappy\ writing\b | \bsuitable\ for\ (?:ages|children)\b | \bbuild\ tension\b
+      | \bi\ (?:wanted|chose|decided|tried)\ to\ (?:start|begin|open|end|close|keep|leave|show)\b
+      | \bwhich\ (?:part|ending|version)\ (?:did|do|would)\ you\b | \bconsider\ (?:adding|using|ending|giving)\b
+      | \bthe\ best\ stories\b | \b(?:good|great|moving|wonderful|unforgettable)\ (?:story|tale)\ (?:should|that|of)\b
+      | \bmoving\ (?:moment|scene)\b | \b(?:masterpiece|storytelling|imagery|unforgettable)\b
       | ^\s*(?:title|goal|premise|note|summary|moral|story|chapter|genre|characters?|the\ end)\b\s*[:.]""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -94,8 +101,8 @@ class AssistantTalk(Scorer):
 
 class Copying(Scorer):
     """Share of the story that copies its prompt, 0 to 1: words within runs of five or more that stand in the premise
-    or the goal too. The goal's own sentence, pasted or with other endings of
-    its words, counts as at least one half."""
+    or the goal too. The goal's own sentence, pasted or with other endings or one other word, counts as at least one
+    half."""
 
     name = "copying"
 
@@ -198,18 +205,37 @@ def _copied(story: StoryText) -> float:
     for at in range(len(words) - _COPIED_RUN + 1):
         if tuple(words[at : at + _COPIED_RUN]) in runs:
             copied[at : at + _COPIED_RUN] = [True] * _COPIED_RUN
-    return max(_share(copied), 0.5 if _pasted(words, goal) else 0.0)
+    return max(_share(copied), 0.5 if _pasted(story.text, goal) else 0.0)
 
 
-def _pasted(words: list[str], goal: list[str]) -> bool:
-    """Whether the goal's sentence stands in the story: word for word, or three quarters of one of five words or more in
-    one run, with other endings (talks, talked)."""
+def _pasted(text: str, goal: list[str]) -> bool:
+    """Whether the goal's sentence stands in the story: word for word; three quarters of one of five words or more in
+    one run, with other endings (talks, talked); or as a sentence that has at most one other word and one more (stands,
+    stood)."""
+    words = _words(text)
     if len(goal) >= 3 and f" {' '.join(goal)} " in f" {' '.join(words)} ":
         return True
-    told, asked = ([word[:4] for word in part] for part in (words, goal))
+    asked, told = _beginnings(goal), f" {' '.join(_beginnings(words))} "
     run = math.ceil(0.75 * len(asked))
-    text = f" {' '.join(told)} "
-    return len(asked) >= 5 and any(f" {' '.join(asked[at : at + run])} " in text for at in range(len(asked) - run + 1))
+    if len(asked) >= 5 and any(f" {' '.join(asked[at : at + run])} " in told for at in range(len(asked) - run + 1)):
+        return True
+    same = len(asked) - (len(asked) >= 5)  # words, in order
+    sentences = (_beginnings(_words(sentence)) for sentence in split_sentences(text)) if len(asked) >= 4 else ()
+    return any(len(s) <= len(asked) + 1 and _common(asked, s) >= same for s in sentences)
+
+
+def _beginnings(words: Sequence[str]) -> list[str]:
+    return [word[:4] for word in words]
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    longest = [0] * (len(second) + 1)
+    for a in first:
+        row = longest.copy()
+        for at, b in enumerate(second, start=1):
+            longest[at] = row[at - 1] + 1 if a == b else max(row[at], longest[at - 1])
+    return longest[-1]
 
 
 GUARDS: Mapping[str, type[Scorer]] = {

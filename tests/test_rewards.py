@@ -68,6 +68,11 @@ def test_assistant_talk_by_hand() -> None:
     assert score(AssistantTalk, '"Tell me a story," said Ann. He was certainly late. "Sure," she said.') == 0.0
 
 
+def test_praise_and_coaching_by_hand() -> None:
+    assert score(AssistantTalk, "The theme is loss. She wept. Some tips: use rain. What an unforgettable end!") == 0.75
+    assert score(AssistantTalk, "There was a great crowd. I wanted to go. The best story won. Consider it done.") == 0.0
+
+
 def test_echo_by_hand() -> None:
     premise, goal = "An old sailor has lost his ship.", "The sailor finds a new ship."
     given = ["old", "sailor", "lost", "ship", "finds", "new"]
@@ -96,7 +101,7 @@ def test_a_retold_premise_by_hand() -> None:
 def test_a_goal_said_again_and_again_by_hand() -> None:
     goal = "Mira sells the old boat."  # four content words
     said, other = "Old boat that Mira is selling!", "Rain fell on the dark town all night."
-    assert score(Echo, " ".join([said, other] * 4), goal) == pytest.approx((4 * 4 / (4 * 8) - 0.32) / 0.68)
+    assert score(Echo, " ".join([said, other] * 4), goal) == pytest.approx((3 * 4 / (4 * 8) - 0.32) / 0.68)
     assert score(Echo, " ".join([said, other, other, other] * 2), goal) == 0.0
     assert score(Echo, said, goal) == 0.0, "too few sentences to tell"
     assert score(Echo, " ".join(["Mira waited.", other] * 4), "Mira laughs.") == 0.0, "too short a goal to tell"
@@ -117,6 +122,12 @@ def test_copying_by_hand() -> None:
     goal = "Uwe talks the widow into keeping the records."
     assert score(Copying, "It rained on and on. Then Uwe talked the widow into keeping them all. " * 2, goal) == 0.5
     assert score(Copying, "The widow kept the records, for Uwe had talked to her. It rained on.", goal) == 0.0
+    stands = "Winka stands on one leg all night."
+    assert score(Copying, "She slept. Winka stood on one leg all night. It rained on.", stands) == 0.5
+    assert score(Copying, "She slept. Winka had stood on one leg all night. It rained on.", stands) == 0.5
+    assert score(Copying, "She slept. Winka stood on one leg and dozed all night. It rained on.", stands) == 0.0
+    assert score(Copying, "Yolande missed the train.", "Yolande misses the train.") == 0.5
+    assert score(Copying, "Yolande caught the train.", "Yolande misses the train.") == 0.0
 
 
 def test_short_by_hand() -> None:
