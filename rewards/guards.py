@@ -168,8 +168,8 @@ def _echoed(story: StoryText) -> float:
     retold = len(premise.intersection(told)) / max(len(premise), _PREMISE_WORDS)
     retold *= min(1.0, _RETOLD_WORDS / max(len(told), 1))
     sentences = split_sentences(story.text)
-    stated = sum(len(goal.intersection(_content(sentence))) for sentence in sentences)
-    stated /= max(len(goal), _GOAL_WORDS) * max(len(sentences), _STATED_SENTENCES)
+    again = sum(len(goal.intersection(_content(sentence))) for sentence in sentences)
+    stated = again / (max(len(goal), _GOAL_WORDS) * max(len(sentences), _STATED_SENTENCES))
     shares = (share, _ECHO_FROM), (retold, _RETOLD_FROM), (stated, _STATED_FROM)
     return max(0.0, *((value - start) / (1 - start) for value, start in shares))
 

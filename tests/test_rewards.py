@@ -1,6 +1,7 @@
 """Scorers on the real encoder, the composite, and the Bradley-Terry fit."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -154,17 +155,23 @@ def test_guards_catch_the_gaming_that_they_are_for() -> None:
     A lie is no matter for a guard: it takes a scorer that reads.
     """
     attacks = [row for _, row in read_jsonl(Path(composite.__file__).parent / "data" / "gaming.jsonl")]
-    assert len(attacks) == 40
+    assert len(attacks) == 200
 
-    def caught(kind: str, *names: str) -> int:
-        stories = [StoryText(a["text"], a["goal"], a["premise"]) for a in attacks if a["kind"] == kind]
-        return sum(max(GUARDS[name]().score([story])[0] for name in names) > 0.15 for story in stories)
+    def caught(kind: str, names: Sequence[str], writers: str, least: float) -> int:
+        rows = [row for row in attacks if row["kind"] == kind and row["id"][0] in writers]
+        stories = [StoryText(row["text"], row["goal"], row["premise"]) for row in rows]
+        return sum(max(GUARDS[name]().score([story])[0] for name in names) > least for story in stories)
 
-    assert caught("looped", "repetition") == 5
-    assert caught("assistant_talk", "assistant", "format", "copying") == 5
-    assert caught("prompt_echoed", "echo") == 5
-    assert caught("keyword_soup", "echo") == 5
-    assert caught("goal_repeated", "repetition", "premature", "copying") == 5
+    for kind, names, count in (
+        ("looped", ["repetition"], 25),
+        ("assistant_talk", ["assistant", "format", "copying"], 24),
+        ("prompt_echoed", ["echo"], 25),
+        ("keyword_soup", ["echo"], 25),
+        ("goal_repeated", ["repetition", "premature", "copying", "echo"], 24),
+        ("goal_pasted", ["copying"], 23),
+    ):
+        assert caught(kind, names, "gftuv", 0.05) == count, kind
+        assert caught(kind, names, "g", 0.15) == 5, kind  # by the first writer, who hides less
 
 
 def double_words(prompts: list[str], completions: list[str], goal: list[str], **columns: object) -> list[float]:

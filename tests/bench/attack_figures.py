@@ -1,8 +1,8 @@
 """Attacks on the reward, and what the learned scorers cost.
 
-Attacks: how many handwritten attacks (gaming.jsonl, on which the guards were set, and gaming_fresh.jsonl, written by
-people who knew neither) beat the median honest story, under each scorer of the composite and
-under their sum. Better means higher, or lower where the composite's weight is negative.
+Attacks: how many handwritten attacks (gaming.jsonl, on which the guards were set, and gaming_fresh.jsonl, by writers
+who knew neither guards nor scorers) beat the median honest story, under each scorer of the composite and under their
+sum. Better means higher, or lower where the composite's weight is negative.
 """
 
 import statistics
