@@ -88,9 +88,7 @@ def test_first_come_first_served_but_short_ones_before_and_idle_ones_last(held: 
     for number, (name, rank) in enumerate(jobs.items(), start=2):
         readers.append(Reader(pen.run(name, lambda _, name=name: order.append(name), rank=rank)))  # type: ignore[misc]
         until(lambda number=number: pen.busy == number)  # type: ignore[misc]
-    time.sleep(0.6)  # each has looked at least once
-    places = [reader.events[-1].place for reader in readers]
-    assert places == [4, 1, 2, 1, 3]
+    until(lambda: [reader.events[-1].place for reader in readers if reader.events] == [4, 1, 2, 1, 3])
     job.let_go.set()
     for reader in readers:
         reader.join(5)
@@ -169,13 +167,13 @@ def test_a_reader_who_leaves_is_not_waited_for_and_frees_the_line() -> None:
 
     def job(tell: Callable[[str], bool]) -> None:
         while tell("on"):
-            unheard.wait(0.3)  # a token takes long here
+            unheard.wait(2)  # a token takes long here
 
     going = pen.run("me", job)
     assert next(going) == Seen("on")
     before = time.monotonic()
     cast(Any, going).close()
-    assert time.monotonic() - before < 0.1  # gradio closes it on the thread that serves everybody
+    assert time.monotonic() - before < 0.7  # gradio closes it on the thread that serves everybody
     until(lambda: pen.busy == 0)
     assert list(pen.run("you", lambda _: 7))[-1] == Done(7)
 
