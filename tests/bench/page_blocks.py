@@ -238,7 +238,7 @@ def taste_section(figures: Mapping[str, Any]) -> Section:
 
 def attack_section(figures: Mapping[str, Any], name: str, title: str) -> Section:
     """Section 4, of one set of attacks."""
-    sides = {"model": "the model's", "written": "people's"}
+    sides = {"model": "the model's", "written": "the written"}
 
     def count(row: Mapping[str, Any], side: str) -> Cell:
         return Cell(str(row[side]["beat"]), f"{row[side]['equal']} equal" if row[side]["equal"] else "")
