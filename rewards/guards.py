@@ -31,23 +31,25 @@ _STOP_WORDS = frozenset(
 
 _ASSISTANT = re.compile(
     r"""^\s*(?:sure|certainly|of\ course|absolutely)\b.{0,20}\b(?:here|i)\b
-      | \bhere(?:'s|\ is|\ are)\ (?:a|an|the|my|your|another)\b.{0,30}
-        \b(?:story|tale|continuation|version|scene|turn|draft)\b
-      | \bas\ an?\ (?:ai|language\ model|assistant)\b | \blanguage\ model\b
-      | \bi\ (?:hope|trust)\ (?:this|that|you)\b.{0,20}\b(?:helps?|enjoy(?:ed)?|story|works)\b
-      | \blet\ me\ know\ if\b | \bfeel\ free\ to\b | \bwould\ you\ like\ me\ to\b | \bi\ (?:can|will|'ll)\ (?:also\ )?
-        (?:write|rewrite|continue|add|expand|help\ you)\b
-      | \b(?:this|our)\ (?:story|tale|narrative|passage|scene|ending|premise)\b | \bthe\ (?:story|narrative|premise)\b
-      | \bthe\ (?:reader|readers|protagonist|narrator|main\ character|moral|author)\b
-      | \bin\ (?:conclusion|summary|this\ (?:story|scene))\b | \bword\ count\b | \bto\ be\ continued\b
-      | \bshall\ i\ (?:also\ )?(?:write|rewrite|add|expand|continue)\b | \bgreat\ (?:choice|prompt|question)\b
-      | \bin\ this\ draft\b | \b(?:this|next)\ version\b | \b(?:the|its)\ (?:theme|pacing)\b | \btips?\b(?:\ \w+)?\s*:
-      | \bsome\ tips\b | \bfeedback\b | \bhappy\ writing\b | \bsuitable\ for\ (?:ages|children)\b | \bbuild\ tension\b
-      | \bi\ (?:wanted|chose|decided|tried)\ to\ (?:start|begin|open|end|close|keep|leave|show)\b
-      | \bwhich\ (?:part|ending|version)\ (?:did|do|would)\ you\b | \bconsider\ (?:adding|using|ending|giving)\b
-      | \bthe\ best\ stories\b | \b(?:good|great|moving|wonderful|unforgettable)\ (?:story|tale)\ (?:should|that|of)\b
-      | \bmoving\ (?:moment|scene)\b | \b(?:masterpiece|storytelling|imagery|unforgettable)\b
-      | ^\s*(?:title|goal|premise|note|summary|moral|story|chapter|genre|characters?|the\ end)\b\s*[:.]""",
+      | ^\s*(?:title|goal|premise|note|summary|moral|story|chapter|genre|characters?|the\ end)\b\s*[:.]
+      | \b(?:
+          here(?:'s|\ is|\ are)\ (?:a|an|the|my|your|another)\b.{0,30}
+            \b(?:story|tale|continuation|version|scene|turn|draft)
+        | as\ an?\ (?:ai|language\ model|assistant) | language\ model | let\ me\ know\ if | feel\ free\ to
+        | i\ (?:hope|trust)\ (?:this|that|you)\b.{0,20}\b(?:helps?|enjoy(?:ed)?|story|works) | would\ you\ like\ me\ to
+        | i\ (?:can|will|'ll)\ (?:also\ )?(?:write|rewrite|continue|add|expand|help\ you)
+        | i\ (?:wanted|chose|decided|tried)\ to\ (?:start|begin|open|end|close|keep|leave|show)
+        | shall\ i\ (?:also\ )?(?:write|rewrite|add|expand|continue)
+        | which\ (?:part|ending|version)\ (?:did|do|would)\ you
+        | (?:this|our)\ (?:story|tale|narrative|passage|scene|ending|premise) | (?:this|next)\ version | in\ this\ draft
+        | the\ (?:story|narrative|premise|readers?|protagonist|narrator|main\ character|moral|author|best\ stories)
+        | (?:the|its)\ (?:theme|pacing) | in\ (?:conclusion|summary|this\ (?:story|scene))
+        | word\ count | to\ be\ continued | some\ tips | feedback | happy\ writing
+        | (?:good|great|moving|wonderful|unforgettable)\ (?:story|tale)\ (?:should|that|of) | moving\ (?:moment|scene)
+        | masterpiece | storytelling | imagery | unforgettable | suitable\ for\ (?:ages|children) | build\ tension
+        | great\ (?:choice|prompt|question) | consider\ (?:adding|using|ending|giving)
+        )\b
+      | \btips?\b(?:\ \w+)?\s*:""",
     re.IGNORECASE | re.VERBOSE,
 )
 _MARKUP = re.compile(r"[\[\]{}<>#|\\=]|\*\*|__|https?:|\ufffd")
@@ -219,9 +221,11 @@ def _pasted(text: str, goal: list[str]) -> bool:
     run = math.ceil(0.75 * len(asked))
     if len(asked) >= 5 and any(f" {' '.join(asked[at : at + run])} " in told for at in range(len(asked) - run + 1)):
         return True
+    if len(asked) < 4:
+        return False
     same = len(asked) - (len(asked) >= 5)  # words, in order
-    sentences = (_beginnings(_words(sentence)) for sentence in split_sentences(text)) if len(asked) >= 4 else ()
-    return any(len(s) <= len(asked) + 1 and _common(asked, s) >= same for s in sentences)
+    sentences = (_beginnings(_words(sentence)) for sentence in split_sentences(text))
+    return any(same <= len(s) <= len(asked) + 1 and _common(asked, s) >= same for s in sentences)
 
 
 def _beginnings(words: Sequence[str]) -> list[str]:

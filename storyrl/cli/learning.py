@@ -153,7 +153,7 @@ def _evaluate(run: Any, when: str) -> None:
 def fit_preference(
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")],
     pairs: Annotated[Path | None, typer.Option(help="Pairs instead of the database's ratings.")] = None,
-    picks: Annotated[bool, typer.Option("--picks", help="Count picked suggestions too, as weak preferences.")] = False,
+    picks: Annotated[bool, typer.Option("--picks", help="Count picks while writing too, as weak preferences.")] = False,
     db: Db_ = None,
     quiet: Quiet_ = False,
 ) -> None:
